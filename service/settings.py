@@ -1,0 +1,52 @@
+"""Every setting, its default and its environment variable; the only reader of the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+DEFAULT_MODEL = "shapes-tiny"
+
+
+class Settings(BaseSettings):
+    """Flags win over the environment (VIT_ATTENTION_ and the name in capitals), which wins over these."""
+
+    model_config = SettingsConfigDict(env_prefix="VIT_ATTENTION_", extra="forbid", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    model_store: Path = Field(Path("model_store"), description="Folder of the model store.")
+    model: list[str] = Field(
+        [DEFAULT_MODEL],
+        min_length=1,
+        description="Models to serve: names in the store, or model folders; the first is the default.",
+    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
+    precision: Precision = Field(
+        "auto",
+        description="auto is bf16 where the device multiplies bf16 natively, else fp32; fp32 is exact.",
+    )
+    threads: int = Field(
+        0, ge=0, description="CPU threads, model and pool together; 0 counts the CPUs allowed."
+    )
+    max_batch: int = Field(
+        0, ge=0, description="Images in one forward pass; 0 picks 8 on a CPU, 64 on a GPU."
+    )
+    max_wait_ms: float = Field(
+        5.0, ge=0, description="How long a small batch waits for images that are being decoded."
+    )
+    max_queue: int = Field(256, ge=1, description="Requests that may be accepted and unanswered at once.")
+    max_body_bytes: int = Field(20 * 2**20, ge=1, description="Largest request body.")
+    max_image_pixels: int = Field(64_000_000, ge=1, description="Largest image, from its header.")
+    max_canvas_pixels: int = Field(
+        16_000_000, ge=1, description="Larger block canvases are scaled down to it."
+    )
+    timeout_s: float = Field(30.0, gt=0, description="Longest time from request to answer.")
+    api_keys: list[str] = Field([], description="Keys of which a request must carry one; none: open.")
+    log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
