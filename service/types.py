@@ -101,13 +101,15 @@ class Outcome:
 
     logits: float32, one a class.
     maps: float32, (map, row, column) on the patch grid, or None where nothing was to be explained.
-    queue_s, model_s: seconds between submission and the batch's start, and in the batch.
+    queue_s, model_s, explain_s: seconds between submission and the batch's start, in the batch's
+        forward pass, and in its explanation.
     """
 
     logits: Float[np.ndarray, " classes"]
     maps: Float[np.ndarray, "map row column"] | None
     queue_s: float
     model_s: float
+    explain_s: float
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,14 @@ class Job:
     model: the name of a loaded model.
     pixels: what imaging.preprocess made of the image.
     explainer: what to make of the captured attention; None for labels alone.
-    deadline: on the batcher's clock, seconds; past it the job is not computed.
+    submitted, deadline: seconds on the batcher's clock; past its deadline the job is not computed.
     future: gets the Outcome or a ServiceError; cancel it to drop the job before it is computed.
     """
 
     model: str
     pixels: Pixels
     explainer: Explainer | None
+    submitted: float
     deadline: float
     future: Future[Outcome]
 

@@ -1,0 +1,1 @@
+"""Batches requests through a model on one device."""

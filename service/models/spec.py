@@ -58,8 +58,6 @@ def architecture(name: str, size: int = 224, classes: int = 1000) -> Architectur
     """
     variant, _, patch = name.partition("/")
     if variant not in VARIANTS or not patch.isdigit():
-        raise ValueError(
-            f"{name!r} is not a ViT: expected one of {', '.join(VARIANTS)}, a slash and a patch size"
-        )
+        raise ValueError(f"{name!r} is not VARIANT/PATCH, with a variant of {', '.join(VARIANTS)}")
     width, depth, heads, mlp_width = VARIANTS[variant]
     return Architecture((size, size), int(patch), width, depth, heads, mlp_width, classes)

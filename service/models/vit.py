@@ -31,6 +31,8 @@ Captured = Float[Tensor, "batch ..."] | None
 class VisionTransformer(nn.Module):
     """Pixels in, a Trace out."""
 
+    captures = frozenset(Capture)
+
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         self.arch = arch

@@ -1,0 +1,125 @@
+"""The queue in front of a device, and the policy that cuts batches from it. Knows no torch.
+
+Greedy: the device takes what waits, oldest first, as many as share the oldest job's batch key. A batch
+that is not full waits at most `max_wait_s`, and only while other images are on their way to the queue:
+a lone request never waits. Cancelled and expired jobs are dropped here, before they are computed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service.errors import DeadlineExceeded, NotReady
+from service.types import Clock, Job
+
+
+class Batcher:
+    """Threads submit jobs; one device thread takes batches.
+
+    max_batch: jobs in one batch at most.
+    max_wait_s: how long the oldest job of an unfinished batch may wait for company.
+    clock: the one that jobs' `submitted` and `deadline` are on.
+    """
+
+    def __init__(self, max_batch: int, max_wait_s: float, clock: Clock) -> None:
+        self.max_batch = max_batch
+        self.max_wait_s = max_wait_s
+        self.clock = clock
+        self._waiting: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._arriving = 0
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @contextmanager
+    def arriving(self) -> Iterator[None]:
+        """Announces a job that will be submitted inside the with block, once its image is decoded."""
+        with self._changed:
+            self._arriving += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._arriving -= 1
+                self._changed.notify()
+
+    def submit(self, job: Job) -> None:
+        """Queues a job; its future will end in an Outcome, an error or a cancellation.
+
+        Raises NotReady once the batcher is closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise NotReady("The service is shutting down and takes no new work; try another replica.")
+            self._waiting.append(job)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Takes no more jobs. What waits is still handed out; then next_batch returns None."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def next_batch(self) -> list[Job] | None:
+        """Blocks until there is a batch to compute; None when closed and empty.
+
+        The jobs' futures are running from here on: they can't be cancelled any more.
+        """
+        with self._changed:
+            while True:
+                self._drop_expired()
+                wait_s = self._wait_s()
+                if wait_s == 0:
+                    if batch := self._cut():
+                        return batch
+                elif self._closed and not self._waiting:
+                    return None
+                else:
+                    self._changed.wait(wait_s)
+
+    def _wait_s(self) -> float | None:
+        """0: cut a batch now; None: nothing waits; else how long the oldest job may wait for company."""
+        if not self._waiting:
+            return None
+        key = self._waiting[0].batch_key
+        size = sum(job.batch_key == key for job in self._waiting)
+        if size >= self.max_batch or not self._arriving or self._closed:
+            return 0
+        return max(0.0, self._waiting[0].submitted + self.max_wait_s - self.clock())
+
+    def _cut(self) -> list[Job]:
+        """Takes the oldest job and those that can share its forward pass, less the cancelled ones."""
+        key = self._waiting[0].batch_key
+        batch: list[Job] = []
+        others: deque[Job] = deque()
+        for job in self._waiting:
+            if len(batch) < self.max_batch and job.batch_key == key:
+                if job.future.set_running_or_notify_cancel():
+                    batch.append(job)
+            else:
+                others.append(job)
+        self._waiting = others
+        return batch
+
+    def _drop_expired(self) -> None:
+        """Ends the jobs that nobody waits for any more."""
+        now = self.clock()
+        expired = [job for job in self._waiting if job.deadline <= now]
+        if expired:
+            self._waiting = deque(job for job in self._waiting if job.deadline > now)
+        for job in expired:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(deadline_exceeded(now - job.submitted))
+
+
+def deadline_exceeded(waited_s: float) -> DeadlineExceeded:
+    """The error for a job that waited too long, in seconds."""
+    return DeadlineExceeded(
+        f"The deadline passed after {waited_s:.1f} s, before the answer was ready. "
+        "Allow more time with X-Request-Timeout, or send fewer requests at once."
+    )

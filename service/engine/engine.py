@@ -1,0 +1,294 @@
+"""predict, rollout, blocks: the only place where decoding, batching, explaining and rendering meet."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal, ParamSpec, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+
+from service.engine.batcher import Batcher, deadline_exceeded
+from service.engine.runner import LoadedModel, Runner
+from service.engine.threads import cpu_budget
+from service.engine.worker import BatchObserver, Worker
+from service.errors import NotReady, QueueFull, UnknownModel
+from service.explain import catalog
+from service.explain.blocks import BlockMaps
+from service.explain.rollout import Rollout
+from service.imaging import png, render
+from service.imaging.decode import decode
+from service.imaging.preprocess import preprocess, seen_box
+from service.settings import Settings
+from service.stages import Stages
+from service.store.registry import Registry
+from service.types import (
+    RGB,
+    BlocksAnswer,
+    Explainer,
+    HeadFusion,
+    Job,
+    Label,
+    Outcome,
+    Pixels,
+    Prediction,
+    RolloutAnswer,
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Overlay = Literal["none", "masked", "heatmap"]
+Layout = Literal["row", "grid"]
+
+
+class Engine:
+    """The service without its HTTP: start it, ask it, close it.
+
+    on_batch: told of every batch.
+    on_end: called once the device thread has ended, also when nobody asked it to.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        on_batch: BatchObserver = lambda size, capture, seconds: None,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.settings = settings
+        self.registry = Registry(settings.model_store)
+        threads = settings.threads or cpu_budget()
+        self.runner = Runner(settings.device, settings.precision)
+        max_batch = settings.max_batch or (8 if self.runner.device.type == "cpu" else 64)
+        self.batcher = Batcher(max_batch, settings.max_wait_ms / 1000, time.monotonic)
+        self.worker = Worker(self.runner, self.batcher, threads, self._load, on_batch, on_end)
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="image")
+        self.accepted = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begins to load and warm up on the device thread; returns at once."""
+        self.worker.start()
+
+    async def wait_ready(self) -> None:
+        """Returns once requests are served; raises what loading the models raised."""
+        await asyncio.to_thread(self.worker.loaded.wait)
+        if self.worker.failure is not None:
+            raise self.worker.failure
+
+    async def close(self) -> None:
+        """Refuses new work, answers everything accepted, then stops."""
+        self._draining = True
+        await self._idle.wait()
+        self.batcher.close()
+        if self.worker.is_alive():
+            await asyncio.to_thread(self.worker.join)
+        self.pool.shutdown()
+
+    @property
+    def alive(self) -> bool:
+        """False once the device thread is dead."""
+        return self.worker.failure is None
+
+    @property
+    def not_ready(self) -> str | None:
+        """None when requests are served, else why they are not."""
+        if not self.alive:
+            return "the device thread is dead"
+        if self._draining:
+            return "draining"
+        return None if self.worker.loaded.is_set() else "loading"
+
+    def _load(self) -> dict[str, LoadedModel]:
+        models = {}
+        for name in self.settings.model:
+            stored = self.registry.open_path(Path(name)) if is_path(name) else self.registry.open(name)
+            model = self.runner.load(*self.registry.load(stored))
+            self.runner.warm_up(model)
+            models[model.manifest.name] = model
+        return models
+
+    # -- questions -----------------------------------------------------------------------------------
+
+    @property
+    def models(self) -> Mapping[str, LoadedModel]:
+        """The loaded models by name, the default one first; empty while loading."""
+        return self.worker.models
+
+    def model(self, name: str | None) -> LoadedModel:
+        """The model of that name, or the default one. Raises UnknownModel, or NotReady."""
+        if self.not_ready:
+            raise NotReady(f"The service is not ready: {self.not_ready}.", retry_after=1)
+        if name is None:
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            raise UnknownModel(f"No model named {name!r} is loaded; there is {', '.join(self.models)}.")
+        return self.models[name]
+
+    def explains(self, model: LoadedModel) -> list[str]:
+        """The names of the explanations that the model's family can give."""
+        return catalog.offered(model.captures)
+
+    async def predict(
+        self, data: bytes, model: LoadedModel, top_k: int, timeout_s: float, stages: Stages
+    ) -> Prediction:
+        """The labels of an image given as bytes.
+
+        Raises the ServiceErrors of decoding, of the queue and of the deadline, as all three do.
+        """
+        async with self._accepted(timeout_s) as deadline:
+            image, outcome = await self._see(data, model, None, deadline, stages)
+            return prediction(model, image, outcome, top_k)
+
+    async def rollout(
+        self,
+        data: bytes,
+        model: LoadedModel,
+        top_k: int,
+        timeout_s: float,
+        stages: Stages,
+        *,
+        head_fusion: HeadFusion,
+        discard_ratio: float,
+        overlay: Overlay,
+    ) -> RolloutAnswer:
+        """The labels, the rollout's mask and, where asked for, the picture under it."""
+        async with self._accepted(timeout_s) as deadline:
+            explainer = Rollout(head_fusion, discard_ratio)
+            image, outcome = await self._see(data, model, explainer, deadline, stages)
+            return await self.in_pool(rollout_answer, model, image, outcome, top_k, overlay, stages)
+
+    async def blocks(
+        self,
+        data: bytes,
+        model: LoadedModel,
+        top_k: int,
+        timeout_s: float,
+        stages: Stages,
+        *,
+        layout: Layout,
+        max_side: int,
+    ) -> BlocksAnswer:
+        """The labels and the canvas of every block's map."""
+        async with self._accepted(timeout_s) as deadline:
+            image, outcome = await self._see(data, model, BlockMaps(), deadline, stages)
+            budget = self.settings.max_canvas_pixels
+            return await self.in_pool(
+                blocks_answer, model, image, outcome, top_k, layout, max_side, budget, stages
+            )
+
+    # -- the way of a request ------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _accepted(self, timeout_s: float) -> AsyncIterator[float]:
+        """Holds one of the queue's places until the answer is ready; yields the deadline."""
+        if self.accepted >= self.settings.max_queue:
+            raise QueueFull(
+                f"{self.accepted} requests are being served, which is the limit.",
+                retry_after=self.accepted * self.worker.seconds_per_image,
+            )
+        began = self.batcher.clock()
+        self.accepted += 1
+        self._idle.clear()
+        try:
+            async with asyncio.timeout(timeout_s):
+                yield began + timeout_s
+        except TimeoutError:
+            raise deadline_exceeded(self.batcher.clock() - began) from None
+        finally:
+            self.accepted -= 1
+            if not self.accepted:
+                self._idle.set()
+
+    async def _see(
+        self, data: bytes, model: LoadedModel, explainer: Explainer | None, deadline: float, stages: Stages
+    ) -> tuple[RGB, Outcome]:
+        """Decodes, queues and waits: the upright image, and what the device made of it."""
+        if explainer is not None:
+            catalog.require(explainer, model.captures, model.manifest.name)
+        future: Future[Outcome] = Future()
+        with self.batcher.arriving():
+            image, pixels = await self.in_pool(self._prepare, data, model, stages)
+            name, submitted = model.manifest.name, self.batcher.clock()
+            self.batcher.submit(Job(name, pixels, explainer, submitted, deadline, future))
+        outcome = await asyncio.wrap_future(future)
+        stages.add("queue", outcome.queue_s)
+        stages.add("model", outcome.model_s)
+        if explainer is not None:
+            stages.add("explain", outcome.explain_s)
+        return image, outcome
+
+    def _prepare(self, data: bytes, model: LoadedModel, stages: Stages) -> tuple[RGB, Pixels]:
+        with stages.measure("decode"):
+            image = decode(data, self.settings.max_image_pixels)
+            return image, preprocess(image, model.manifest.preprocess())
+
+    async def in_pool(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs CPU work beside the event loop, on the pool that decodes and renders."""
+        return await asyncio.wrap_future(self.pool.submit(function, *args, **kwargs))
+
+
+def is_path(model: str) -> bool:
+    """Whether a --model value is meant as a folder rather than as a name in the store."""
+    return "/" in model or Path(model).is_dir()
+
+
+def prediction(model: LoadedModel, image: RGB, outcome: Outcome, top_k: int) -> Prediction:
+    """The labels of an outcome, the top_k best."""
+    height, width = image.shape[:2]
+    labels = top_labels(outcome.logits, model.manifest.labels, top_k)
+    return Prediction(model.manifest.name, width, height, labels)
+
+
+def top_labels(logits: Float[np.ndarray, " classes"], names: list[str], top_k: int) -> list[Label]:
+    """The softmax's top_k classes, highest first; equal scores in class order."""
+    exp = np.exp(logits - logits.max())
+    scores = exp / exp.sum()
+    best = np.argsort(-scores, kind="stable")[:top_k]
+    return [Label(int(i), names[i], float(scores[i])) for i in best]
+
+
+def rollout_answer(
+    model: LoadedModel, image: RGB, outcome: Outcome, top_k: int, overlay: Overlay, stages: Stages
+) -> RolloutAnswer:
+    """Renders a rollout: the mask, and the overlay where one is asked for."""
+    assert outcome.maps is not None
+    answer = prediction(model, image, outcome, top_k)
+    with stages.measure("render"):
+        box = seen_box(answer.width, answer.height, model.manifest.preprocess())
+        grid = outcome.maps[0]
+        mask = render.mask(grid, answer.width, answer.height, box)
+        picture = None
+        if overlay != "none":
+            draw = render.masked if overlay == "masked" else render.heatmap
+            picture = png.encode(draw(mask, image))
+        return RolloutAnswer(answer, grid, png.encode(render.to_grey(mask)), picture)
+
+
+def blocks_answer(
+    model: LoadedModel,
+    image: RGB,
+    outcome: Outcome,
+    top_k: int,
+    layout: Layout,
+    max_side: int,
+    max_pixels: int,
+    stages: Stages,
+) -> BlocksAnswer:
+    """Renders the canvas of all blocks."""
+    assert outcome.maps is not None
+    answer = prediction(model, image, outcome, top_k)
+    with stages.measure("render"):
+        box = seen_box(answer.width, answer.height, model.manifest.preprocess())
+        canvas = render.canvas(outcome.maps, answer.width, answer.height, box, layout, max_side, max_pixels)
+        picture = png.encode(canvas.image)
+        return BlocksAnswer(answer, outcome.maps, picture, canvas.columns, canvas.panel, canvas.scale)

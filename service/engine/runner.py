@@ -1,0 +1,137 @@
+"""A device and the models on it: stack the jobs, run the forward pass, explain, split."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from service.errors import ServiceError
+from service.settings import Precision
+from service.store.manifest import Manifest
+from service.types import Capture, Explainer, Job, Outcome, Trace
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class DeviceError(ServiceError):
+    """The device asked for is not there, or can't compute in the precision asked for."""
+
+    type, title = "device", "No such device"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is ready to run.
+
+    captures: what its family can capture.
+    device, precision: where and in what it computes ("cuda:0", "bf16").
+    """
+
+    manifest: Manifest
+    module: nn.Module
+    captures: frozenset[Capture]
+    device: str
+    precision: str
+
+
+class Runner:
+    """Runs batches on one device, in one precision. Used by the device thread alone."""
+
+    def __init__(self, device: str, precision: Precision) -> None:
+        self.device = choose_device(device)
+        self.precision = choose_precision(self.device, precision)
+
+    def load(self, manifest: Manifest, module: nn.Module) -> LoadedModel:
+        """Puts a model on the device, in the runner's precision, for inference only."""
+        module = module.eval().requires_grad_(False).to(self.device, DTYPES[self.precision])
+        captures: frozenset[Capture] = module.captures  # type: ignore[assignment]
+        return LoadedModel(manifest, module, captures, str(self.device), self.precision)
+
+    def warm_up(self, model: LoadedModel) -> None:
+        """One forward pass a kind of request, so that no user pays for first-call work."""
+        height, width = model.manifest.preprocessing.input_size
+        blank = np.zeros((1, 3, height, width), np.float32)
+        for capture in (Capture.NONE, Capture.CLS_ROWS, Capture.FUSED_MEAN):
+            if capture in model.captures:
+                self.forward(model, blank, capture)
+
+    @torch.inference_mode()
+    def forward(self, model: LoadedModel, pixels: np.ndarray[Any, Any], capture: Capture) -> Trace:
+        """The Trace of a batch of pixels, (batch, 3, height, width) float32, on the device."""
+        batch = torch.from_numpy(pixels).to(self.device, DTYPES[self.precision])
+        trace: Trace = model.module(batch, capture)
+        return trace
+
+    @torch.inference_mode()
+    def run(self, model: LoadedModel, jobs: Sequence[Job], started: float) -> list[Outcome]:
+        """Computes jobs that share a batch key; one Outcome a job, in their order.
+
+        started: when the batch was cut, on the clock that the jobs were submitted on.
+        """
+        begin = time.perf_counter()
+        trace = self.forward(model, np.stack([job.pixels for job in jobs]), jobs[0].capture)
+        logits = trace.logits.cpu().numpy()
+        forward_done = time.perf_counter()
+        maps = explain(trace, [job.explainer for job in jobs])
+        model_s, explain_s = forward_done - begin, time.perf_counter() - forward_done
+        return [
+            Outcome(logits[i], maps[i], started - job.submitted, model_s, explain_s)
+            for i, job in enumerate(jobs)
+        ]
+
+
+def explain(trace: Trace, explainers: Sequence[Explainer | None]) -> list[np.ndarray[Any, Any] | None]:
+    """Each image's maps on the host; images with equal explainers are explained together."""
+    maps: list[np.ndarray[Any, Any] | None] = [None] * len(explainers)
+    together: dict[Explainer, list[int]] = defaultdict(list)
+    for i, explainer in enumerate(explainers):
+        if explainer is not None:
+            together[explainer].append(i)
+    for explainer, indices in together.items():
+        explained = explainer(select(trace, indices)).cpu().numpy()
+        for i, image_maps in zip(indices, explained, strict=True):
+            maps[i] = image_maps
+    return maps
+
+
+def select(trace: Trace, indices: list[int]) -> Trace:
+    """The Trace of some images of the batch; the whole Trace is handed on without a copy."""
+    if len(indices) == len(trace.logits):
+        return trace
+    attention = None if trace.attention is None else trace.attention[indices]
+    return Trace(trace.logits[indices], attention, trace.prefix_tokens, trace.grid)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that "auto", "cpu", "cuda" or "cuda:N" means here. Raises DeviceError."""
+    cards = torch.cuda.device_count()
+    if name == "auto":
+        name = "cuda" if cards else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= cards:
+        raise DeviceError(
+            f"There is no {name} here: torch sees {cards} CUDA devices. Use --device cpu or auto."
+        )
+    return device
+
+
+def choose_precision(device: torch.device, precision: Precision) -> str:
+    """What "auto" means on this device: bf16 where it multiplies bf16 natively, else fp32.
+
+    Raises DeviceError for fp16 on a CPU.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise DeviceError("fp16 is for CUDA devices; on a CPU use --precision auto, bf16 or fp32.")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    cpu = torch.cpu.get_capabilities()
+    return "bf16" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "fp32"
