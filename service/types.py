@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -82,6 +82,7 @@ class Trace:
     grid: Size
 
 
+@runtime_checkable
 class Explainer(Protocol):
     """Turns a Trace into maps. A frozen dataclass, so that equal ones can share a batch."""
 

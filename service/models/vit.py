@@ -24,7 +24,7 @@ from service.models.spec import Architecture
 from service.types import Capture, Size, Trace
 
 Images = Float[Tensor, "batch 3 height width"]
-Tokens = Float[Tensor, "batch token width"]
+Tokens = Float[Tensor, "batch token channel"]
 Captured = Float[Tensor, "batch ..."] | None
 
 
@@ -103,8 +103,8 @@ class Block(nn.Module):
 
 
 def resample_positions(
-    positions: Float[Tensor, "rows columns width"], grid: Size, interpolation: str
-) -> Float[Tensor, "new_rows new_columns width"]:
+    positions: Float[Tensor, "rows columns channel"], grid: Size, interpolation: str
+) -> Float[Tensor, "new_rows new_columns channel"]:
     """Position embeddings for another patch grid, bicubic (float32), as the checkpoint's library does it."""
     if grid == tuple(positions.shape[:2]):
         return positions
