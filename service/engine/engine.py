@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
@@ -22,7 +23,7 @@ from service.explain import catalog
 from service.explain.blocks import BlockMaps
 from service.explain.rollout import Rollout
 from service.imaging import png, render
-from service.imaging.decode import decode
+from service.imaging.decode import Picture, decode, decode_draft
 from service.imaging.preprocess import preprocess, seen_box
 from service.settings import Settings
 from service.stages import Stages
@@ -42,6 +43,21 @@ from service.types import (
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An image that went through the device.
+
+    width, height: of the upright image, pixels.
+    image: the upright image, kept only where a picture is drawn over it.
+    """
+
+    width: int
+    height: int
+    image: RGB | None
+    outcome: Outcome
+
 
 Overlay = Literal["none", "masked", "heatmap"]
 Layout = Literal["row", "grid"]
@@ -146,8 +162,8 @@ class Engine:
         Raises the ServiceErrors of decoding, of the queue and of the deadline, as all three do.
         """
         async with self._accepted(timeout_s) as deadline:
-            image, outcome = await self._see(data, model, None, deadline, stages)
-            return prediction(model, image, outcome, top_k)
+            seen = await self._see(data, model, None, deadline, stages)
+            return prediction(model, seen, top_k)
 
     async def rollout(
         self,
@@ -164,8 +180,9 @@ class Engine:
         """The labels, the rollout's mask and, where asked for, the picture under it."""
         async with self._accepted(timeout_s) as deadline:
             explainer = Rollout(head_fusion, discard_ratio)
-            image, outcome = await self._see(data, model, explainer, deadline, stages)
-            return await self.in_pool(rollout_answer, model, image, outcome, top_k, overlay, stages)
+            draw_over = overlay != "none"
+            seen = await self._see(data, model, explainer, deadline, stages, keep_image=draw_over)
+            return await self.in_pool(rollout_answer, model, seen, top_k, overlay, stages)
 
     async def blocks(
         self,
@@ -180,11 +197,9 @@ class Engine:
     ) -> BlocksAnswer:
         """The labels and the canvas of every block's map."""
         async with self._accepted(timeout_s) as deadline:
-            image, outcome = await self._see(data, model, BlockMaps(), deadline, stages)
+            seen = await self._see(data, model, BlockMaps(), deadline, stages)
             budget = self.settings.max_canvas_pixels
-            return await self.in_pool(
-                blocks_answer, model, image, outcome, top_k, layout, max_side, budget, stages
-            )
+            return await self.in_pool(blocks_answer, model, seen, top_k, layout, max_side, budget, stages)
 
     # -- the way of a request ------------------------------------------------------------------------
 
@@ -210,27 +225,44 @@ class Engine:
                 self._idle.set()
 
     async def _see(
-        self, data: bytes, model: LoadedModel, explainer: Explainer | None, deadline: float, stages: Stages
-    ) -> tuple[RGB, Outcome]:
-        """Decodes, queues and waits: the upright image, and what the device made of it."""
+        self,
+        data: bytes,
+        model: LoadedModel,
+        explainer: Explainer | None,
+        deadline: float,
+        stages: Stages,
+        *,
+        keep_image: bool = False,
+    ) -> Seen:
+        """Decodes, queues and waits for what the device makes of it."""
         if explainer is not None:
             catalog.require(explainer, model.captures, model.manifest.name)
         future: Future[Outcome] = Future()
         with self.batcher.arriving():
-            image, pixels = await self.in_pool(self._prepare, data, model, stages)
+            picture, pixels = await self.in_pool(self._prepare, data, model, keep_image, stages)
             name, submitted = model.manifest.name, self.batcher.clock()
             self.batcher.submit(Job(name, pixels, explainer, submitted, deadline, future))
+        width, height, image = picture.width, picture.height, picture.rgb if keep_image else None
+        del picture, pixels  # nothing is held while the job waits but what is needed afterwards
         outcome = await asyncio.wrap_future(future)
         stages.add("queue", outcome.queue_s)
         stages.add("model", outcome.model_s)
         if explainer is not None:
             stages.add("explain", outcome.explain_s)
-        return image, outcome
+        return Seen(width, height, image, outcome)
 
-    def _prepare(self, data: bytes, model: LoadedModel, stages: Stages) -> tuple[RGB, Pixels]:
+    def _prepare(
+        self, data: bytes, model: LoadedModel, exact: bool, stages: Stages
+    ) -> tuple[Picture, Pixels]:
+        """Bytes to the upright picture and its pixels; a draft of a large picture will do for the model."""
+        how, limit = model.manifest.preprocessing, self.settings.max_image_pixels
         with stages.measure("decode"):
-            image = decode(data, self.settings.max_image_pixels)
-            return image, preprocess(image, model.manifest.preprocess())
+            if exact:
+                picture = decode(data, limit)
+            else:
+                wanted = how.resize if isinstance(how.resize, int) else max(how.resize)
+                picture = decode_draft(data, limit, wanted)
+            return picture, preprocess(picture.rgb, how, (picture.height, picture.width))
 
     async def in_pool(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs CPU work beside the event loop, on the pool that decodes and renders."""
@@ -242,11 +274,10 @@ def is_path(model: str) -> bool:
     return "/" in model or Path(model).is_dir()
 
 
-def prediction(model: LoadedModel, image: RGB, outcome: Outcome, top_k: int) -> Prediction:
-    """The labels of an outcome, the top_k best."""
-    height, width = image.shape[:2]
-    labels = top_labels(outcome.logits, model.manifest.labels, top_k)
-    return Prediction(model.manifest.name, width, height, labels)
+def prediction(model: LoadedModel, seen: Seen, top_k: int) -> Prediction:
+    """The labels of what was seen, the top_k best."""
+    labels = top_labels(seen.outcome.logits, model.manifest.labels, top_k)
+    return Prediction(model.manifest.name, seen.width, seen.height, labels)
 
 
 def top_labels(logits: Float[np.ndarray, " classes"], names: list[str], top_k: int) -> list[Label]:
@@ -258,26 +289,24 @@ def top_labels(logits: Float[np.ndarray, " classes"], names: list[str], top_k: i
 
 
 def rollout_answer(
-    model: LoadedModel, image: RGB, outcome: Outcome, top_k: int, overlay: Overlay, stages: Stages
+    model: LoadedModel, seen: Seen, top_k: int, overlay: Overlay, stages: Stages
 ) -> RolloutAnswer:
     """Renders a rollout: the mask, and the overlay where one is asked for."""
-    assert outcome.maps is not None
-    answer = prediction(model, image, outcome, top_k)
+    assert seen.outcome.maps is not None
     with stages.measure("render"):
-        box = seen_box(answer.width, answer.height, model.manifest.preprocess())
-        grid = outcome.maps[0]
-        mask = render.mask(grid, answer.width, answer.height, box)
+        box = seen_box(seen.width, seen.height, model.manifest.preprocessing)
+        grid = seen.outcome.maps[0]
+        mask = render.mask(grid, seen.width, seen.height, box)
         picture = None
-        if overlay != "none":
+        if seen.image is not None:
             draw = render.masked if overlay == "masked" else render.heatmap
-            picture = png.encode(draw(mask, image))
-        return RolloutAnswer(answer, grid, png.encode(render.to_grey(mask)), picture)
+            picture = png.encode(draw(mask, seen.image))
+        return RolloutAnswer(prediction(model, seen, top_k), grid, png.encode(render.to_grey(mask)), picture)
 
 
 def blocks_answer(
     model: LoadedModel,
-    image: RGB,
-    outcome: Outcome,
+    seen: Seen,
     top_k: int,
     layout: Layout,
     max_side: int,
@@ -285,10 +314,11 @@ def blocks_answer(
     stages: Stages,
 ) -> BlocksAnswer:
     """Renders the canvas of all blocks."""
-    assert outcome.maps is not None
-    answer = prediction(model, image, outcome, top_k)
+    assert seen.outcome.maps is not None
     with stages.measure("render"):
-        box = seen_box(answer.width, answer.height, model.manifest.preprocess())
-        canvas = render.canvas(outcome.maps, answer.width, answer.height, box, layout, max_side, max_pixels)
+        box = seen_box(seen.width, seen.height, model.manifest.preprocessing)
+        grids = seen.outcome.maps
+        canvas = render.canvas(grids, seen.width, seen.height, box, layout, max_side, max_pixels)
         picture = png.encode(canvas.image)
-        return BlocksAnswer(answer, outcome.maps, picture, canvas.columns, canvas.panel, canvas.scale)
+        answer = prediction(model, seen, top_k)
+        return BlocksAnswer(answer, grids, picture, canvas.columns, canvas.panel, canvas.scale)
