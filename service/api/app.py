@@ -1,0 +1,101 @@
+"""The app factory: everything an app needs hangs on it, so that many can live in one process."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+from fastapi import Depends, FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from service import __version__
+from service.api import problems, routes
+from service.api.deps import digest, require_key
+from service.api.middleware import OutermostLayer
+from service.api.page import add_page
+from service.api.schemas import Problem
+from service.engine.engine import Engine
+from service.metrics import Metrics
+from service.settings import Settings
+
+log = structlog.get_logger()
+
+WEB = Path(__file__).parent.parent / "web"
+TITLE = "ViT Attention Service"
+DESCRIPTION = "What a Vision Transformer sees in an image, and what it looked at to see it."
+
+
+def create_app(settings: Settings, engine: Engine | None = None, metrics: Metrics | None = None) -> FastAPI:
+    """An app around an engine, by default a new one with these settings.
+
+    The app's lifespan starts the engine and closes it. Whoever brings an engine of their own and wants
+    its batches in /metrics makes it with `on_batch=metrics.observe_batch`, and passes those metrics too.
+    """
+    metrics = metrics or Metrics()
+    engine = engine or Engine(settings, on_batch=metrics.observe_batch)
+    app = FastAPI(
+        title=TITLE,
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=lifespan,
+    )
+    app.state.settings = settings
+    app.state.engine = engine
+    app.state.metrics = metrics
+    app.state.key_digests = [digest(key) for key in settings.api_keys]
+    metrics.watch_queue(lambda: len(engine.batcher))
+    problems.install(app)
+    app.include_router(routes.health)
+    if settings.api_keys:
+        locks, refusal = [Depends(require_key)], problems.declare(401)
+        app.include_router(routes.service, dependencies=locks, responses=refusal)
+    else:
+        app.include_router(routes.service)
+    add_page(app, WEB)
+    app.add_middleware(OutermostLayer, metrics=metrics)
+    app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Starts the engine, and closes it once the server has stopped taking requests."""
+    settings: Settings = app.state.settings
+    if not settings.api_keys and not is_loopback(settings.host):
+        log.warning(
+            "the service listens beyond this machine and asks for no API key; set VIT_ATTENTION_API_KEYS",
+            host=settings.host,
+        )
+    app.state.engine.start()
+    try:
+        yield
+    finally:
+        await app.state.engine.close()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """The app's OpenAPI document, made once, with the schema that every error refers to."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        schemas = document["components"]["schemas"]
+        problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= problem.pop("$defs") | {"Problem": problem}
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,127 @@
+"""What the routes need from a request: its engine, its API key, its image and its deadline.
+
+Dependencies are coroutines although they wait for nothing: FastAPI sends plain functions to a thread each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import AsyncGenerator
+from typing import Annotated, cast
+
+from fastapi import Depends, Header, Request, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+
+from service.api.form import Form
+from service.api.middleware import Trail
+from service.engine.engine import Engine
+from service.errors import BadImage, DeadlineExceeded, TooLarge, Unauthorized, UnsupportedMedia
+
+bearer = HTTPBearer(auto_error=False, description="One of the configured API keys.")
+key_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="One of the configured API keys.")
+
+
+async def the_engine(request: Request) -> Engine:
+    """The engine that answers this app's requests."""
+    return cast(Engine, request.app.state.engine)
+
+
+async def the_trail(request: Request) -> Trail:
+    """The trail of the request that is being answered."""
+    return Trail.of(request)
+
+
+EngineDep = Annotated[Engine, Depends(the_engine)]
+TrailDep = Annotated[Trail, Depends(the_trail)]
+
+
+def digest(key: str) -> bytes:
+    """What is kept of an API key, and compared."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+async def require_key(
+    request: Request,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],
+    key: Annotated[str | None, Security(key_header)],
+) -> None:
+    """Raises Unauthorized unless the request carries one of the configured API keys."""
+    offered = credentials.credentials if credentials else key
+    matches = [hmac.compare_digest(digest(offered or ""), known) for known in request.app.state.key_digests]
+    if not (offered and any(matches)):
+        raise Unauthorized(
+            "This service needs an API key: send it as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'."
+        )
+
+
+async def timeout_s(
+    engine: EngineDep,
+    wanted: Annotated[
+        float | None,
+        Header(
+            alias="X-Request-Timeout",
+            gt=0,
+            allow_inf_nan=False,
+            description="Seconds after which the answer is worthless; the server's own limit caps it.",
+        ),
+    ] = None,
+) -> float:
+    """Seconds that this request may take, from its arrival to its answer."""
+    limit = engine.settings.timeout_s
+    return limit if wanted is None else min(wanted, limit)
+
+
+TimeoutDep = Annotated[float, Depends(timeout_s)]
+
+
+async def read_image(request: Request, limit: int, timeout_s: float) -> bytes:
+    """The bytes of the request's one image, from a raw body or a form.
+
+    timeout_s: counted from the request's arrival.
+    Raises TooLarge as soon as more than `limit` bytes are announced or have come, DeadlineExceeded when
+    they take longer than the request may, BadRequest, BadImage or UnsupportedMedia for what is no image.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_form = kind == "multipart/form-data"
+    if not (is_form or kind in ("", "application/octet-stream") or kind.startswith("image/")):
+        raise UnsupportedMedia(
+            f"The body's content type is {kind[:100]!r}; send image bytes with "
+            "-H 'Content-Type: image/jpeg', or a multipart form with a file field 'image'."
+        )
+    try:
+        async with asyncio.timeout(timeout_s - Trail.of(request).stages.total):
+            data = await (form_image(request, limit) if is_form else raw_image(request, limit))
+    except TimeoutError:
+        raise DeadlineExceeded(f"The body did not arrive within {timeout_s:g} s.") from None
+    if not data:
+        raise BadImage("The body holds no bytes; send an image: curl --data-binary @photo.jpg")
+    return data
+
+
+async def limited(request: Request, limit: int) -> AsyncGenerator[bytes]:
+    """The body in parts as they come, `limit` bytes in all at most."""
+    announced = request.headers.get("content-length", "")
+    too_large = TooLarge(f"The body is larger than {limit} bytes, which is the limit; send a smaller image.")
+    if announced.isdecimal() and int(announced) > limit:
+        raise too_large
+    received = 0
+    async for part in request.stream():
+        received += len(part)
+        if received > limit:
+            raise too_large
+        yield part
+
+
+async def raw_image(request: Request, limit: int) -> bytes:
+    """The whole body."""
+    return b"".join([part async for part in limited(request, limit)])
+
+
+async def form_image(request: Request, limit: int) -> bytes:
+    """The one file of a multipart form."""
+    form = Form(request.headers["content-type"])
+    async for part in limited(request, limit):
+        form.feed(part)
+    return form.image()
