@@ -18,7 +18,7 @@ Size = tuple[int, int]
 """(height, width)."""
 
 RGB = UInt8[np.ndarray, "height width 3"]
-Pixels = Float[np.ndarray, "3 height width"]
+Pixels = Float[np.ndarray, "3 input_height input_width"]
 
 
 @dataclass(frozen=True)

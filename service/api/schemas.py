@@ -34,7 +34,7 @@ class RolloutOptions(PredictOptions):
 
     head_fusion: HeadFusion = Field("mean", description="How the heads of a block become one matrix.")
     discard_ratio: float = Field(
-        0,
+        0.0,
         ge=0,
         lt=1,
         allow_inf_nan=False,
