@@ -1,0 +1,81 @@
+"""uvicorn, as this service runs it: it says when requests are answered, and ends with its device."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from service.engine.engine import Engine
+from service.settings import DEFAULT_MODEL, Settings
+
+log = structlog.get_logger("service")
+
+DEMONSTRATION = (
+    f"{DEFAULT_MODEL} is a small demonstration model: it knows ten drawn classes and no photographs. "
+    "Get ViT-B/16 with `vit-attention models pull google/vit-base-patch16-224`, then "
+    "`vit-attention serve --model vit-base-patch16-224`"
+)
+
+MAX_HEADER_BYTES = 64 * 1024
+KEEP_ALIVE_S = 75
+"""Longer than a balancer's usual 60 s: the one that still sends must not be the one hung up on."""
+
+
+def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """One process; our log lines instead of uvicorn's; accepted requests are answered before the end."""
+    return uvicorn.Config(
+        app,
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=math.ceil(settings.timeout_s),
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+    )
+
+
+class Server(uvicorn.Server):
+    """A server of one engine."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+        super().__init__(config)
+        self.engine = engine
+
+    def stop(self) -> None:
+        """Ends the server gracefully; from any thread."""
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens at once; /readyz says when the models are loaded, and so does the log."""
+        await super().startup(sockets)
+        if sockets:
+            self._announcement = asyncio.create_task(self._announce(_url(sockets[0])))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answers what was accepted, then closes the engine."""
+        log.info("stopping: answering what was accepted")
+        await super().shutdown(sockets)
+        log.info("stopped")
+
+    async def _announce(self, url: str) -> None:
+        settings = self.engine.settings
+        log.info("loading models", models=settings.model, store=str(settings.model_store), url=url)
+        await asyncio.to_thread(self.engine.worker.loaded.wait)
+        if not self.engine.alive:
+            return
+        log.info("ready", url=url, models=list(self.engine.models))
+        if DEFAULT_MODEL in self.engine.models:
+            log.info(DEMONSTRATION)
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
