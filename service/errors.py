@@ -30,6 +30,7 @@ class ServiceError(Exception):
     detail: one or two sentences for the user.
     errors: one entry a parameter at fault, {"parameter": ..., "detail": ...}.
     retry_after: seconds after which another try is worth it, or None.
+    request_id: the request's, where the error came from a server.
     """
 
     status = 500
@@ -42,11 +43,13 @@ class ServiceError(Exception):
         *,
         errors: list[dict[str, str]] | None = None,
         retry_after: float | None = None,
+        request_id: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.errors = errors
         self.retry_after = retry_after
+        self.request_id = request_id
 
 
 class BadImage(ServiceError):

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 DEFAULT_MODEL = "shapes-tiny"
+
+
+def split(value: object) -> object:
+    """A list as an environment variable writes it: separated by commas."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+Names = Annotated[list[Annotated[str, StringConstraints(min_length=1)]], NoDecode, BeforeValidator(split)]
 
 
 class Settings(BaseSettings):
@@ -21,10 +29,11 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     model_store: Path = Field(Path("model_store"), description="Folder of the model store.")
-    model: list[str] = Field(
+    model: Names = Field(
         [DEFAULT_MODEL],
         min_length=1,
-        description="Models to serve: names in the store, or model folders; the first is the default.",
+        description="Models to serve, separated by commas: names in the store, or model folders; "
+        "the first is the default.",
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
     precision: Precision = Field(
@@ -47,6 +56,8 @@ class Settings(BaseSettings):
         16_000_000, ge=1, description="Larger block canvases are scaled down to it."
     )
     timeout_s: float = Field(30.0, gt=0, description="Longest time from request to answer.")
-    api_keys: list[str] = Field([], description="Keys of which a request must carry one; none: open.")
+    api_keys: Names = Field(
+        [], description="Keys of which a request must carry one, separated by commas; none: open."
+    )
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")

@@ -130,5 +130,6 @@ def _fails_all(error: ServiceError) -> bool:
 
 def _told(error: ServiceError) -> str:
     """An internal error refers to the log: the id is what to search it for."""
-    request_id = getattr(error, "request_id", None)
-    return f"{error.detail} ({request_id})" if type(error) is ServiceError and request_id else error.detail
+    if type(error) is ServiceError and error.request_id:
+        return f"{error.detail} ({error.request_id})"
+    return error.detail

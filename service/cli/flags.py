@@ -8,7 +8,6 @@ from typing import Any, get_args
 
 import typer
 from pydantic import ValidationError
-from pydantic_settings import SettingsError
 
 from service.settings import Settings
 
@@ -39,9 +38,6 @@ def settings_from(flags: Mapping[str, object]) -> Settings:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         raise typer.BadParameter("\n".join(_sentence(each, given) for each in error.errors())) from error
-    except SettingsError as error:
-        name = str(error).split('"')[1]
-        raise typer.BadParameter(f'{_variable(name)} is not JSON: a list is written ["a", "b"].') from error
 
 
 def _sentence(error: Any, given: Mapping[str, object]) -> str:

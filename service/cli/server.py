@@ -30,6 +30,7 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """One process; our log lines instead of uvicorn's; accepted requests are answered before the end."""
     return uvicorn.Config(
         app,
+        http="h11",  # httptools sets no limit to the headers
         lifespan="on",
         ws="none",
         log_config=None,

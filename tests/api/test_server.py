@@ -180,7 +180,7 @@ class TestStatuses:
         assert_problem(server.post("/attention/blocks", files=files), 400, "bad-request")
 
     def test_401(self, store):
-        with serving(store, API_KEYS='["secret"]') as client:
+        with serving(store, API_KEYS="secret,other") as client:
             assert_problem(client.post("/predict", content=picture()), 401, "unauthorized")
             keyed = client.post("/predict", content=picture(), headers={"X-API-Key": "secret"})
             assert keyed.status_code == 200
