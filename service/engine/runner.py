@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from service.engine.forward import Batch, Forward, Runtime, forward_of, has_openvino
+from service.engine.threads import cpu_budget
 from service.errors import ServiceError
 from service.settings import Precision
 from service.store.manifest import Manifest
 from service.types import Capture, Explainer, Job, Outcome, Trace
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class DeviceError(ServiceError):
@@ -35,39 +35,42 @@ class LoadedModel:
     """
 
     manifest: Manifest
-    module: nn.Module
+    forward: Forward
     captures: frozenset[Capture]
     device: str
     precision: str
 
 
 class Runner:
-    """Runs batches on one device, in one precision. Used by the device thread alone."""
+    """Runs batches on one device, in one precision. Used by the device thread alone.
 
-    def __init__(self, device: str, precision: Precision) -> None:
+    threads: CPU threads of a forward pass; 0 is the CPUs that this process may use.
+    """
+
+    def __init__(
+        self, device: str, precision: Precision, runtime: Runtime = "auto", threads: int = 0
+    ) -> None:
+        if runtime == "openvino" and not has_openvino():
+            raise DeviceError("OpenVINO is not installed: pip install openvino, or use --runtime torch.")
         self.device = choose_device(device)
         self.precision = choose_precision(self.device, precision)
+        self.runtime = runtime
+        self.threads = threads or cpu_budget()
 
     def load(self, manifest: Manifest, module: nn.Module) -> LoadedModel:
         """Puts a model on the device, in the runner's precision, for inference only."""
-        module = module.eval().requires_grad_(False).to(self.device, DTYPES[self.precision])
         captures: frozenset[Capture] = module.captures  # type: ignore[assignment]
-        return LoadedModel(manifest, module, captures, str(self.device), self.precision)
+        module = module.eval().requires_grad_(False)
+        input_size = manifest.preprocessing.input_size
+        forward = forward_of(module, input_size, self.device, self.precision, self.runtime, self.threads)
+        return LoadedModel(manifest, forward, captures, str(self.device), self.precision)
 
     def warm_up(self, model: LoadedModel) -> None:
         """One forward pass a kind of request, so that no user pays for first-call work."""
-        height, width = model.manifest.preprocessing.input_size
-        blank = np.zeros((1, 3, height, width), np.float32)
+        blank: Batch = np.zeros((1, 3, *model.manifest.preprocessing.input_size), np.float32)
         for capture in (Capture.NONE, Capture.CLS_ROWS, Capture.FUSED_MEAN):
             if capture in model.captures:
-                self.forward(model, blank, capture)
-
-    @torch.inference_mode()
-    def forward(self, model: LoadedModel, pixels: np.ndarray[Any, Any], capture: Capture) -> Trace:
-        """The Trace of a batch of pixels, (batch, 3, height, width) float32, on the device."""
-        batch = torch.from_numpy(pixels).to(self.device, DTYPES[self.precision])
-        trace: Trace = model.module(batch, capture)
-        return trace
+                model.forward(blank, capture)
 
     @torch.inference_mode()
     def run(self, model: LoadedModel, jobs: Sequence[Job], started: float) -> list[Outcome]:
@@ -76,7 +79,7 @@ class Runner:
         started: when the batch was cut, on the clock that the jobs were submitted on.
         """
         begin = time.perf_counter()
-        trace = self.forward(model, np.stack([job.pixels for job in jobs]), jobs[0].capture)
+        trace = model.forward(np.stack([job.pixels for job in jobs]), jobs[0].capture)
         logits = trace.logits.cpu().numpy()
         forward_done = time.perf_counter()
         maps = explain(trace, [job.explainer for job in jobs])

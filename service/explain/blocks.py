@@ -17,12 +17,12 @@ class BlockMaps:
 
     @property
     def needs(self) -> Capture:
-        """The CLS row of every head: no N x N matrix."""
+        """The CLS row of every block: no N x N matrix."""
         return Capture.CLS_ROWS
 
     def __call__(self, trace: Trace) -> Float[Tensor, "batch block row column"]:
         """Every block's map for each image of the batch, unscaled, on the patch grid."""
         assert trace.attention is not None
-        rows = trace.attention.mean(dim=2)  # over heads
+        rows = trace.attention.clone()
         rows[..., 0] += 1  # the CLS row of + I
         return patch_maps(rows / rows.sum(dim=-1, keepdim=True), trace)

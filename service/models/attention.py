@@ -21,7 +21,7 @@ def attend(q: Heads, k: Heads, v: Heads, capture: Capture) -> tuple[Heads, Float
     if capture is Capture.NONE:
         return F.scaled_dot_product_attention(q, k, v), None
     if capture is Capture.CLS_ROWS:
-        return F.scaled_dot_product_attention(q, k, v), softmax_weights(q[:, :, :1], k).squeeze(2)
+        return F.scaled_dot_product_attention(q, k, v), softmax_weights(q[:, :, :1], k).squeeze(2).mean(1)
     weights = softmax_weights(q, k)
     return weights.to(v.dtype) @ v, fuse_heads(weights, capture)
 
