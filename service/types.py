@@ -50,11 +50,11 @@ class Box:
 class Capture(Enum):
     """Which attention a forward pass hands back beside the logits.
 
-    L blocks, H heads, N = prefix + patch tokens; every row that is captured sums to 1 before fusion.
+    L blocks, H heads, N = prefix + patch tokens; every head's row sums to 1 before fusion.
     """
 
     NONE = "none"
-    CLS_ROWS = "cls rows"  # (batch, L, H, N): what the CLS token looks at
+    CLS_ROWS = "cls rows"  # (batch, L, N): what the CLS token looks at, mean over heads
     FUSED_MEAN = "fused mean"  # (batch, L, N, N), fused over heads inside the block
     FUSED_MAX = "fused max"
     FUSED_MIN = "fused min"
@@ -187,7 +187,7 @@ class BlocksAnswer:
     """The answer to "what did each block look at?".
 
     grids: one map a block on the patch grid, unscaled, float32.
-    canvas: PNG, RGB, every block's panel.
+    canvas: PNG, JET colours as a palette, every block's panel.
     columns: panels in one row of the canvas.
     panel: (height, width) of a panel, pixels.
     scale: a panel's size over the image's.

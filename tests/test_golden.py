@@ -49,9 +49,9 @@ async def client(store: Path) -> AsyncIterator[httpx.AsyncClient]:
             yield client
 
 
-def picture(text: str) -> np.ndarray:
+def picture(text: str, mode: str = "RGB") -> np.ndarray:
     """The pixels of a base64 PNG, as wide integers so that differences can be negative."""
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))).astype(int)
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert(mode)).astype(int)
 
 
 def assert_same_picture(ours: np.ndarray, reference: np.ndarray) -> None:
@@ -95,7 +95,7 @@ async def test_rollout_and_blocks_equal_the_seed_script(
         ours[label["index"]] = label["score"]
     np.testing.assert_allclose(ours, scores, atol=1e-4)
     np.testing.assert_allclose(rollout["rollout"]["grid"], seed["rollout_grid"], atol=1e-5)
-    assert_same_picture(picture(rollout["rollout"]["mask"]), seed["mask_uint8"].astype(int))
+    assert_same_picture(picture(rollout["rollout"]["mask"], "L"), seed["mask_uint8"].astype(int))
     masked = np.asarray(Image.open(golden / "seed-script" / f"{photo}.masked.png").convert("RGB"))
     assert_same_picture(picture(rollout["rollout"]["overlay"]), masked.astype(int))
 

@@ -111,7 +111,9 @@ class RolloutResponse(PredictResponse):
 class BlocksCanvas(BaseModel):
     """What each block looked at."""
 
-    canvas: str = Field(description="Base64 PNG, RGB: a panel a block.")
+    canvas: str = Field(
+        description="Base64 PNG, RGB colours in a palette: a panel a block. (Pillow: convert('RGB').)"
+    )
     count: int = Field(description="Number of blocks.")
     layout: Literal["row", "grid"]
     columns: int = Field(description="Panels in one row of the canvas.")

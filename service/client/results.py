@@ -23,10 +23,9 @@ class Png:
     bytes: bytes = field(repr=False)
 
     def image(self) -> PIL.Image.Image:
-        """The picture as a Pillow image, decoded."""
+        """The picture as a Pillow image, decoded: grey or RGB."""
         image = PIL.Image.open(io.BytesIO(self.bytes))
-        image.load()
-        return image
+        return image.convert("RGB" if image.mode == "P" else image.mode)
 
     def array(self) -> NDArray[np.uint8]:
         """The picture as uint8: height x width for grey, height x width x 3 for RGB."""

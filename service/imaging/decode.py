@@ -12,7 +12,7 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -97,7 +97,11 @@ class Picture:
     height: int
 
 
-def decode(data: bytes, max_pixels: int) -> Picture:
+Take = Callable[[int], None]
+"""Told how many pixels are about to be decoded; what it raises stops that."""
+
+
+def decode(data: bytes, max_pixels: int, take: Take = lambda pixels: None) -> Picture:
     """The upright RGB image in `data`; of an animation or a multi-page file the first frame.
 
     EXIF orientation is applied (a corrupt EXIF block means none). Grey, palette, CMYK (without its ICC
@@ -106,13 +110,14 @@ def decode(data: bytes, max_pixels: int) -> Picture:
     own smallest..largest finite value to 0..255.
 
     max_pixels: more than this in the header and nothing is decoded.
+    take: asked before anything is decoded.
 
     Raises TooLarge (413), UnsupportedMedia (415: a known format that is not accepted) or BadImage (400).
     """
-    return _decode(data, max_pixels, None)
+    return _decode(data, max_pixels, None, take)
 
 
-def decode_draft(data: bytes, max_pixels: int, at_least: int) -> Picture:
+def decode_draft(data: bytes, max_pixels: int, at_least: int, take: Take = lambda pixels: None) -> Picture:
     """As decode, for a caller to whom fewer pixels will do: a large JPEG is decoded at a part of its size.
 
     at_least: the longer side, in pixels, of what the image will be resized to. Where 4 times that is left on
@@ -122,10 +127,10 @@ def decode_draft(data: bytes, max_pixels: int, at_least: int) -> Picture:
 
     Raises what decode raises.
     """
-    return _decode(data, max_pixels, at_least * _DRAFT_MARGIN)
+    return _decode(data, max_pixels, at_least * _DRAFT_MARGIN, take)
 
 
-def _decode(data: bytes, max_pixels: int, draft_side: int | None) -> Picture:
+def _decode(data: bytes, max_pixels: int, draft_side: int | None, take: Take) -> Picture:
     if not data:
         raise BadImage("The image is empty: 0 bytes arrived. Send the bytes of an image file.")
     name = _accepted_format(data)
@@ -139,6 +144,7 @@ def _decode(data: bytes, max_pixels: int, draft_side: int | None) -> Picture:
             )
         if draft_side is not None:
             image.draft(None, (draft_side, draft_side))
+        take(image.width * image.height)
         image.load()
         orientation = _orientation(image)
         upright = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image

@@ -21,18 +21,22 @@ Mask = Float[np.ndarray, "height width"]
 Grey = UInt8[np.ndarray, "height width"]
 Layout = Literal["row", "grid"]
 
+_LEVELS = np.arange(256, dtype=np.uint8)
+JET: UInt8[np.ndarray, "256 3"] = cv2.applyColorMap(_LEVELS, cv2.COLORMAP_JET).reshape(256, 3)[:, ::-1]
+"""OpenCV's JET colours, red first."""
+
 
 @dataclass(frozen=True)
 class Canvas:
     """The maps of all blocks in one picture.
 
-    image: RGB, uint8.
+    levels: 0..255, a place in JET each: the picture is JET[levels].
     columns: panels in a row.
     panel: (height, width) of a panel, pixels.
     scale: a panel's size over the image's, at most 1 (before rounding to whole pixels).
     """
 
-    image: RGB
+    levels: Grey
     columns: int
     panel: Size
     scale: float
@@ -68,7 +72,7 @@ def masked(mask: Mask, image: RGB) -> RGB:
 
 def heatmap(mask: Mask, image: RGB) -> RGB:
     """The mask's JET colours and the image, half and half."""
-    return cv2.addWeighted(_jet(to_grey(mask)), 0.5, image, 0.5, 0)
+    return cv2.addWeighted(JET[to_grey(mask)], 0.5, image, 0.5, 0)
 
 
 def canvas(
@@ -83,8 +87,8 @@ def canvas(
     """A JET panel a block, each scaled to its own maximum, in reading order.
 
     width, height: of the upright image, pixels; a panel's size unless a limit makes it smaller.
-    box: what the model saw of it; 0's colour outside.
-    layout: `row` puts all panels side by side; `grid` is near-square, unused places black.
+    box: what the model saw of it; 0 outside.
+    layout: `row` puts all panels side by side; `grid` is near-square, unused places 0.
     max_side: pixels of a panel's longer side at most; 0 is the image's own.
     max_pixels: of the canvas at most; a larger one is scaled down evenly (a side keeps at least 1 pixel).
     """
@@ -96,12 +100,12 @@ def canvas(
     panel_height, panel_width = max(1, int(height * scale)), max(1, int(width * scale))
     across, down = panel_width / width, panel_height / height
     small_box = Box(box.left * across, box.top * down, box.right * across, box.bottom * down)
-    image = np.zeros((rows * panel_height, columns * panel_width, 3), np.uint8)
+    levels = np.zeros((rows * panel_height, columns * panel_width), np.uint8)
     for index, grid in enumerate(grids):
         top, left = index // columns * panel_height, index % columns * panel_width
         panel = to_grey(mask(grid, panel_width, panel_height, small_box))
-        image[top : top + panel_height, left : left + panel_width] = _jet(panel)
-    return Canvas(image, columns, (panel_height, panel_width), scale)
+        levels[top : top + panel_height, left : left + panel_width] = panel
+    return Canvas(levels, columns, (panel_height, panel_width), scale)
 
 
 def _scaled(grid: Grid) -> Grid:
@@ -109,8 +113,3 @@ def _scaled(grid: Grid) -> Grid:
     peak = grid.max()
     scaled: Grid = np.asarray(grid / peak if peak > 0 else np.zeros_like(grid), np.float32)
     return scaled
-
-
-def _jet(grey: Grey) -> RGB:
-    """OpenCV's JET colours, red first."""
-    return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)

@@ -31,6 +31,16 @@ def test_round_trip(pixels: np.ndarray) -> None:
     np.testing.assert_array_equal(opened if pixels.ndim == 2 else opened[..., ::-1], pixels)
 
 
+def test_a_palette_decodes_to_its_colours() -> None:
+    levels = pictures()[9]
+    palette = np.random.default_rng(5).integers(0, 256, (256, 3), np.uint8)
+    data = png.encode(levels, palette)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), palette[levels])
+    opened = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(opened[..., ::-1], palette[levels])
+    assert len(data) < len(png.encode(palette[levels])) / 2
+
+
 def test_a_smooth_map_takes_little() -> None:
     smooth = pictures()[9]
     assert len(png.encode(smooth)) < len(cv2.imencode(".png", smooth)[1])
