@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from service.types import Capture
@@ -37,7 +37,7 @@ class Metrics:
         )
         self._stage_seconds = Histogram(
             f"{PREFIX}_stage_seconds",
-            "Time in each stage of a request.",
+            "Time in each stage of a request; queue is the wait for the device.",
             ["stage"],
             buckets=SECONDS,
             registry=registry,
@@ -51,6 +51,12 @@ class Metrics:
         self._cancellations = Counter(
             f"{PREFIX}_cancellations", "Requests whose client hung up before the answer.", registry=registry
         )
+        self._jobs_dropped = Counter(
+            f"{PREFIX}_jobs_dropped",
+            "Accepted requests dropped before they were computed: cancelled or expired.",
+            ["reason"],
+            registry=registry,
+        )
         self._batch_size = Histogram(
             f"{PREFIX}_batch_size", "Images in a forward pass.", ["capture"], buckets=SIZES, registry=registry
         )
@@ -63,6 +69,18 @@ class Metrics:
         )
         self._queue_length = Gauge(
             f"{PREFIX}_queue_length", "Images that wait for the device.", registry=registry
+        )
+        self._held = Gauge(
+            f"{PREFIX}_held",
+            "What accepted requests hold: places, body bytes, decoded pixels.",
+            ["budget"],
+            registry=registry,
+        )
+        self._device_memory = Gauge(
+            f"{PREFIX}_device_memory_bytes",
+            "Memory of a CUDA device: allocated by tensors, reserved by the process.",
+            ["kind"],
+            registry=registry,
         )
 
     def observe_request(
@@ -82,6 +100,10 @@ class Metrics:
         """Counts a client that hung up before its answer."""
         self._cancellations.inc()
 
+    def count_drop(self, reason: str) -> None:
+        """Counts an accepted request that was dropped before it was computed, cancelled or expired."""
+        self._jobs_dropped.labels(reason).inc()
+
     def observe_batch(self, size: int, capture: Capture, seconds: float) -> None:
         """Records a forward pass: images, what was captured, seconds."""
         self._batch_size.labels(capture.value).observe(size)
@@ -90,6 +112,18 @@ class Metrics:
     def watch_queue(self, length: Callable[[], int]) -> None:
         """Shows length() as the queue's length from now on."""
         self._queue_length.set_function(length)
+
+    def watch_budget(self, budget: str, held: Callable[[], int]) -> None:
+        """Shows held() as what is held of that budget from now on."""
+        self._held.labels(budget).set_function(held)
+
+    def watch_device_memory(self, kind: str, size: Callable[[], int]) -> None:
+        """Shows size() as the bytes of device memory of that kind from now on."""
+        self._device_memory.labels(kind).set_function(size)
+
+    def families(self) -> list[Metric]:
+        """The metrics of the service itself, those of the process left out."""
+        return [family for family in self.registry.collect() if family.name.startswith(PREFIX)]
 
     def render(self) -> bytes:
         """The Prometheus text of all of it."""

@@ -10,6 +10,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
+Runtime = Literal["auto", "torch", "openvino"]
+
 DEFAULT_MODEL = "shapes-tiny"
 
 
@@ -40,6 +42,9 @@ class Settings(BaseSettings):
         "auto",
         description="auto is bf16 where the device multiplies bf16 natively, else fp32; fp32 is exact.",
     )
+    runtime: Runtime = Field(
+        "auto", description="auto is openvino for a ViT on a CPU where it is installed, else torch."
+    )
     threads: int = Field(
         0, ge=0, description="CPU threads, model and pool together; 0 counts the CPUs allowed."
     )
@@ -50,12 +55,27 @@ class Settings(BaseSettings):
         5.0, ge=0, description="How long a small batch waits for images that are being decoded."
     )
     max_queue: int = Field(256, ge=1, description="Requests that may be accepted and unanswered at once.")
+    max_queue_bytes: int = Field(
+        512 * 2**20, ge=1, description="Bytes of bodies that may be held at once, those half read included."
+    )
+    max_queue_pixels: int = Field(
+        500_000_000, ge=1, description="Decoded pixels that may be held at once, at 3 bytes each and more."
+    )
     max_body_bytes: int = Field(20 * 2**20, ge=1, description="Largest request body.")
     max_image_pixels: int = Field(64_000_000, ge=1, description="Largest image, from its header.")
     max_canvas_pixels: int = Field(
         16_000_000, ge=1, description="Larger block canvases are scaled down to it."
     )
     timeout_s: float = Field(30.0, gt=0, description="Longest time from request to answer.")
+    stall_s: float = Field(
+        30.0, gt=0, description="Seconds in one batch after which the service says that it is not ready."
+    )
+    drain_s: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds for which a server that was told to stop still listens and says that it is "
+        "not ready, so that a balancer notices.",
+    )
     api_keys: Names = Field(
         [], description="Keys of which a request must carry one, separated by commas; none: open."
     )

@@ -158,12 +158,14 @@ class Prediction:
 
     model: the name of the model that answered.
     width, height: of the upright image, pixels.
+    seen: the part of it that the model's preprocessing kept.
     labels: highest score first.
     """
 
     model: str
     width: int
     height: int
+    seen: Box
     labels: list[Label]
 
 

@@ -1,11 +1,22 @@
 """What many tests share: the test data and the shapes in signatures, which only tests enforce."""
 
-import os
-from pathlib import Path
+from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 import pytest
 import torch
 from jaxtyping import install_import_hook
+
+if TYPE_CHECKING:
+    from service.engine.runner import LoadedModel, Runner
+    from service.types import Job, Outcome
 
 ROOMS_OF_TENSORS = ["datasets", "explain", "imaging", "models", "weights"]
 
@@ -58,3 +69,48 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels = [f"{name} {index}" for index in range(architecture.classes)]
         registry.add(name, Checkpoint(architecture, preprocess, labels, state), "random", None)
     return registry.root
+
+
+@pytest.fixture
+def gate() -> Gate:
+    """Whether the device computes: a runner that waits while it is shut, and fails as it is told."""
+    return Gate()
+
+
+class Gate:
+    """Makes a runner whose batches wait while the gate is shut. Open at first.
+
+    entered: set by every batch that arrives at it.
+    fault: asked with a batch's jobs before it is computed; what it returns is raised.
+    spoil: whether the model's numbers are NaN.
+    computed: the images of each batch that was computed.
+    """
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.open.set()
+        self.entered = threading.Event()
+        self.fault: Callable[[Sequence[Job]], Exception | None] = lambda jobs: None
+        self.spoil = False
+        self.computed: list[int] = []
+
+    def runner(self) -> Runner:
+        from service.engine.runner import Runner
+
+        gate = self
+
+        class Gated(Runner):
+            def run(self, model: LoadedModel, jobs: Sequence[Job], started: float) -> list[Outcome]:
+                gate.entered.set()
+                assert gate.open.wait(60), "nobody opened the gate"
+                if error := gate.fault(jobs):
+                    raise error
+                gate.computed.append(len(jobs))
+                outcomes = super().run(model, jobs, started)
+                return (
+                    [replace(each, logits=each.logits * np.nan) for each in outcomes]
+                    if gate.spoil
+                    else outcomes
+                )
+
+        return Gated("cpu", "fp32")

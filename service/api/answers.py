@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable
+from dataclasses import astuple
 
 import numpy as np
 from jaxtyping import Float
@@ -22,6 +23,7 @@ from service.api.schemas import (
     RolloutOptions,
     RolloutResponse,
     ScoredLabel,
+    SeenImage,
 )
 from service.engine.engine import Engine
 from service.engine.runner import LoadedModel
@@ -36,7 +38,9 @@ def predict_response(model: LoadedModel, prediction: Prediction) -> PredictRespo
     """The answer of /predict."""
     return PredictResponse(
         model=model_ref(model),
-        image=ImageSize(width=prediction.width, height=prediction.height),
+        image=SeenImage(
+            width=prediction.width, height=prediction.height, seen=list(astuple(prediction.seen))
+        ),
         labels=[scored(label) for label in prediction.labels],
     )
 
@@ -115,6 +119,7 @@ def model_card(engine: Engine, model: LoadedModel) -> ModelCard:
         heads=manifest.architecture.heads,
         device=model.device,
         precision=model.precision,
+        runtime=model.forward.runtime,
         default=manifest.name == next(iter(engine.models)),
         explains=engine.explains(model),
     )

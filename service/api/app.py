@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,12 @@ DESCRIPTION = "What a Vision Transformer sees in an image, and what it looked at
 def create_app(settings: Settings, engine: Engine | None = None, metrics: Metrics | None = None) -> FastAPI:
     """An app around an engine, by default a new one with these settings.
 
-    The app's lifespan starts the engine and closes it. Whoever brings an engine of their own and wants
-    its batches in /metrics makes it with `on_batch=metrics.observe_batch`, and passes those metrics too.
+    The app's lifespan starts the engine and closes it. Whoever brings an engine of their own and wants its
+    batches and drops in /metrics makes it with `on_batch=metrics.observe_batch, on_drop=metrics.count_drop`,
+    and passes those metrics too.
     """
     metrics = metrics or Metrics()
-    engine = engine or Engine(settings, on_batch=metrics.observe_batch)
+    engine = engine or Engine(settings, on_batch=metrics.observe_batch, on_drop=metrics.count_drop)
     app = FastAPI(
         title=TITLE,
         version=__version__,
@@ -50,7 +52,7 @@ def create_app(settings: Settings, engine: Engine | None = None, metrics: Metric
     app.state.engine = engine
     app.state.metrics = metrics
     app.state.key_digests = [digest(key) for key in settings.api_keys]
-    metrics.watch_queue(lambda: len(engine.batcher))
+    watch(engine, metrics)
     problems.install(app)
     app.include_router(routes.health)
     if settings.api_keys:
@@ -62,6 +64,20 @@ def create_app(settings: Settings, engine: Engine | None = None, metrics: Metric
     app.add_middleware(OutermostLayer, metrics=metrics)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     return app
+
+
+def watch(engine: Engine, metrics: Metrics) -> None:
+    """Shows in /metrics what the engine holds at the moment."""
+    metrics.watch_queue(lambda: len(engine.batcher))
+    for name, budget in engine.budgets.items():
+        metrics.watch_budget(name, partial(getattr, budget, "held"))
+    for kind in engine.device_memory():
+        metrics.watch_device_memory(kind, partial(memory_of, engine, kind))
+
+
+def memory_of(engine: Engine, kind: str) -> int:
+    """Bytes of device memory of one kind, now."""
+    return engine.device_memory()[kind]
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Annotated, cast
 
 from fastapi import Depends, Header, Request, Security
@@ -76,10 +76,11 @@ async def timeout_s(
 TimeoutDep = Annotated[float, Depends(timeout_s)]
 
 
-async def read_image(request: Request, limit: int, timeout_s: float) -> bytes:
+async def read_image(request: Request, limit: int, timeout_s: float, take: Callable[[int], None]) -> bytes:
     """The bytes of the request's one image, from a raw body or a form.
 
     timeout_s: counted from the request's arrival.
+    take: told of every part that comes, in bytes; may refuse it.
     Raises TooLarge as soon as more than `limit` bytes are announced or have come, DeadlineExceeded when
     they take longer than the request may, BadRequest, BadImage or UnsupportedMedia for what is no image.
     """
@@ -92,7 +93,8 @@ async def read_image(request: Request, limit: int, timeout_s: float) -> bytes:
         )
     try:
         async with asyncio.timeout(timeout_s - Trail.of(request).stages.total):
-            data = await (form_image(request, limit) if is_form else raw_image(request, limit))
+            read = form_image if is_form else raw_image
+            data = await read(request, limit, take)
     except TimeoutError:
         raise DeadlineExceeded(f"The body did not arrive within {timeout_s:g} s.") from None
     if not data:
@@ -100,7 +102,7 @@ async def read_image(request: Request, limit: int, timeout_s: float) -> bytes:
     return data
 
 
-async def limited(request: Request, limit: int) -> AsyncGenerator[bytes]:
+async def limited(request: Request, limit: int, take: Callable[[int], None]) -> AsyncGenerator[bytes]:
     """The body in parts as they come, `limit` bytes in all at most."""
     announced = request.headers.get("content-length", "")
     too_large = TooLarge(f"The body is larger than {limit} bytes, which is the limit; send a smaller image.")
@@ -111,17 +113,18 @@ async def limited(request: Request, limit: int) -> AsyncGenerator[bytes]:
         received += len(part)
         if received > limit:
             raise too_large
+        take(len(part))
         yield part
 
 
-async def raw_image(request: Request, limit: int) -> bytes:
+async def raw_image(request: Request, limit: int, take: Callable[[int], None]) -> bytes:
     """The whole body."""
-    return b"".join([part async for part in limited(request, limit)])
+    return b"".join([part async for part in limited(request, limit, take)])
 
 
-async def form_image(request: Request, limit: int) -> bytes:
+async def form_image(request: Request, limit: int, take: Callable[[int], None]) -> bytes:
     """The one file of a multipart form."""
     form = Form(request.headers["content-type"])
-    async for part in limited(request, limit):
+    async for part in limited(request, limit, take):
         form.feed(part)
     return form.image()

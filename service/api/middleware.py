@@ -26,6 +26,8 @@ log = structlog.get_logger("service.access")
 SENSIBLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 CLIENT_GONE = 499
 LINGER_S = 2.0
+BRIEF_S = 0.02
+BRIEF_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,9 @@ class Incoming:
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.receive = receive
-        self.unread = scope["http_version"].startswith("1") and declares_body(Headers(scope=scope))
+        headers = Headers(scope=scope)
+        self.unread = scope["http_version"].startswith("1") and declares_body(headers)
+        self.brief = announces_little(headers)
         self.gone = False
         self._listening = asyncio.Event()
 
@@ -143,15 +147,19 @@ class Incoming:
         """Reads what is left of the body and drops it, for that long at most."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while (await self.receive()).get("more_body", False):
+                while (message := await self.receive()).get("more_body", False):
                     pass
+                self.unread = False
+                self.gone = message["type"] == "http.disconnect"
+                self._listening.set()
 
 
 class Outgoing:
     """The app's `send`: adds the headers of every response and remembers how it went.
 
-    An answer given before the body was read (too large, no key) ends the connection, but only after the
-    rest of the body was dropped for a while: closing at once could wipe the answer out before it is read.
+    An answer given before the body was read (too large, no key, no room) ends the connection, unless the body
+    is small and here already, or nearly. Before it ends, the rest of the body is dropped for a while: closing
+    at once could wipe the answer out before it is read.
     """
 
     def __init__(self, send: Send, incoming: Incoming, trail: Trail) -> None:
@@ -170,6 +178,8 @@ class Outgoing:
         """Sends one message of the response."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            if self.incoming.unread and self.incoming.brief:
+                await self.incoming.discard(BRIEF_S)
             self._add_headers(message)
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self.seconds = self.trail.stages.total
@@ -196,6 +206,12 @@ def request_id(headers: Headers) -> str:
 def declares_body(headers: Headers) -> bool:
     """Whether a request's head says that a body follows."""
     return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
+def announces_little(headers: Headers) -> bool:
+    """Whether the body that a request's head announces is small, and the client sends it unasked."""
+    length = headers.get("content-length", "")
+    return length.isdecimal() and int(length) <= BRIEF_BYTES and "expect" not in headers
 
 
 def milliseconds(seconds: float) -> float:

@@ -33,7 +33,7 @@ WHEN = {
     415: "Neither image bytes nor multipart, or an image format that is not accepted.",
     422: "A parameter out of range, or an explanation that the model's family can't give.",
     500: "An error of the service itself.",
-    503: "Queue full, loading, draining, or no device memory for this image; see Retry-After.",
+    503: "Queue full, loading, stalled, draining, or no device memory for this image; see Retry-After.",
     504: "The deadline passed before the answer was ready.",
 }
 
@@ -140,6 +140,7 @@ def parameter_error(request: Request, entry: Mapping[str, Any]) -> ParameterErro
 def option_names(endpoint: object) -> list[str]:
     """The query parameters that a route takes."""
     hints = typing.get_type_hints(endpoint)
+    hints.pop("return", None)
     return [
         name
         for hint in hints.values()

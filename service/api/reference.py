@@ -134,6 +134,7 @@ def render(app: FastAPI) -> str:
         ),
         "`GET /` is the viewer page; `GET /docs` and `GET /openapi.json` describe this interface.\n",
         errors(),
+        metrics(app),
         settings(),
     ]
     return "\n".join(parts)
@@ -233,6 +234,15 @@ def errors() -> str:
     )
 
 
+def metrics(app: FastAPI) -> str:
+    """The table of metrics."""
+    rows = (
+        (f"`{family.name}{'_total' * (family.type == 'counter')}`", family.type, family.documentation)
+        for family in app.state.metrics.families()
+    )
+    return "\n".join(["## Metrics\n", table(("metric", "type", "what"), rows)])
+
+
 def settings() -> str:
     """The table of settings."""
     prefix = Settings.model_config.get("env_prefix", "")
@@ -243,7 +253,7 @@ def settings() -> str:
     return "\n".join(
         [
             "## Settings\n",
-            'From the environment; flags of `vit-attention serve` win. Lists are JSON: `["one", "two"]`.\n',
+            "From the environment; flags of `vit-attention serve` win. Lists are separated by commas.\n",
             table(("variable", "default", "what"), rows),
         ]
     )
@@ -253,7 +263,7 @@ def default_of(default: object) -> str:
     """A setting's default as one would write it."""
     if default is PydanticUndefined:
         return ""
-    return f"`{json.dumps(default)}`" if isinstance(default, list) else f"`{default}`"
+    return f"`{', '.join(default) if isinstance(default, list) else default}`"
 
 
 def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, ParamSpec
 
 from fastapi import APIRouter, FastAPI, Query, Request
@@ -137,8 +138,8 @@ async def predict(
 ) -> PredictResponse:
     """The labels of the image, highest score first."""
     model, top_k = chosen(engine, trail, options)
-    data = await image_of(request, engine, trail, timeout_s)
-    answer = await engine.predict(data, model, top_k, timeout_s - trail.stages.total, trail.stages)
+    async with image_of(request, engine, trail, timeout_s) as data:
+        answer = await engine.predict(data, model, top_k, timeout_s - trail.stages.total, trail.stages)
     note(trail, answer)
     return predict_response(model, answer)
 
@@ -159,17 +160,17 @@ async def rollout(
 ) -> Response:
     """The labels and one map over all blocks: attention rollout."""
     model, top_k = chosen(engine, trail, options)
-    data = await image_of(request, engine, trail, timeout_s)
-    answer = await engine.rollout(
-        data,
-        model,
-        top_k,
-        timeout_s - trail.stages.total,
-        trail.stages,
-        head_fusion=options.head_fusion,
-        discard_ratio=options.discard_ratio,
-        overlay=options.overlay,
-    )
+    async with image_of(request, engine, trail, timeout_s) as data:
+        answer = await engine.rollout(
+            data,
+            model,
+            top_k,
+            timeout_s - trail.stages.total,
+            trail.stages,
+            head_fusion=options.head_fusion,
+            discard_ratio=options.discard_ratio,
+            overlay=options.overlay,
+        )
     note(trail, answer.prediction)
     if wants_picture(request):
         return picture(answer.overlay or answer.mask, answer.prediction)
@@ -192,16 +193,16 @@ async def blocks(
 ) -> Response:
     """The labels and a canvas with a panel a block."""
     model, top_k = chosen(engine, trail, options)
-    data = await image_of(request, engine, trail, timeout_s)
-    answer = await engine.blocks(
-        data,
-        model,
-        top_k,
-        timeout_s - trail.stages.total,
-        trail.stages,
-        layout=options.layout,
-        max_side=options.max_side,
-    )
+    async with image_of(request, engine, trail, timeout_s) as data:
+        answer = await engine.blocks(
+            data,
+            model,
+            top_k,
+            timeout_s - trail.stages.total,
+            trail.stages,
+            layout=options.layout,
+            max_side=options.max_side,
+        )
     note(trail, answer.prediction)
     if wants_picture(request):
         return picture(answer.canvas, answer.prediction)
@@ -221,11 +222,17 @@ def chosen(engine: Engine, trail: Trail, options: PredictOptions) -> tuple[Loade
     return model, options.top_k
 
 
-async def image_of(request: Request, engine: Engine, trail: Trail, timeout_s: float) -> bytes:
-    """The bytes of the request's image, noted in its trail."""
-    data = await read_image(request, engine.settings.max_body_bytes, timeout_s)
-    trail.facts["image_bytes"] = len(data)
-    return data
+@asynccontextmanager
+async def image_of(request: Request, engine: Engine, trail: Trail, timeout_s: float) -> AsyncIterator[bytes]:
+    """The bytes of the request's image, noted in its trail and held against the budget inside the block.
+
+    Who would be refused once the body is read is refused before.
+    """
+    engine.check(timeout_s - trail.stages.total)
+    with engine.bytes.hold() as held:
+        data = await read_image(request, engine.settings.max_body_bytes, timeout_s, held.take)
+        trail.facts["image_bytes"] = len(data)
+        yield data
 
 
 def note(trail: Trail, prediction: Prediction) -> None:

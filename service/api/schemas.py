@@ -73,6 +73,14 @@ class ImageSize(BaseModel):
     height: int
 
 
+class SeenImage(ImageSize):
+    """The upright image, and the part of it that the model saw."""
+
+    seen: Annotated[list[float], Field(min_length=4, max_length=4)] = Field(
+        description="[left, top, right, bottom] in pixels; past the edges where the model's crop is padded."
+    )
+
+
 class ScoredLabel(BaseModel):
     """A class and its softmax probability over all classes."""
 
@@ -85,7 +93,7 @@ class PredictResponse(BaseModel):
     """What the image shows; labels with the highest score first."""
 
     model: ModelRef
-    image: ImageSize
+    image: SeenImage
     labels: list[ScoredLabel]
 
 
@@ -142,6 +150,7 @@ class ModelCard(ModelRef):
     heads: int
     device: str
     precision: str
+    runtime: str = Field(description="What computes: torch or openvino.")
     default: bool = Field(description="Whether requests that name no model get this one.")
     explains: list[str] = Field(description="The /attention routes that it can answer.")
 

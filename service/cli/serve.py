@@ -12,7 +12,7 @@ import typer
 
 from service.cli.flags import setting, settings_from
 from service.errors import ServiceError
-from service.settings import Precision, Settings
+from service.settings import Precision, Runtime
 
 BACKLOG = 2048
 
@@ -24,12 +24,14 @@ def serve(
     model: Annotated[list[str] | None, setting("model")] = None,
     device: Annotated[str | None, setting("device")] = None,
     precision: Annotated[Precision | None, setting("precision")] = None,
+    runtime: Annotated[Runtime | None, setting("runtime")] = None,
     model_store: Annotated[Path | None, setting("model_store")] = None,
     threads: Annotated[int | None, setting("threads")] = None,
     max_batch: Annotated[int | None, setting("max_batch")] = None,
     max_wait_ms: Annotated[float | None, setting("max_wait_ms")] = None,
     max_queue: Annotated[int | None, setting("max_queue")] = None,
     timeout_s: Annotated[float | None, setting("timeout_s")] = None,
+    drain_s: Annotated[float | None, setting("drain_s")] = None,
     log_format: Annotated[str | None, setting("log_format")] = None,
     log_level: Annotated[str | None, setting("log_level")] = None,
 ) -> None:
@@ -40,7 +42,12 @@ def serve(
     """
     settings = settings_from(ctx.params)
     listener = _bind(settings.host, settings.port)
-    _run(settings, listener)
+
+    from service import logs
+    from service.cli.server import run
+
+    logs.configure(settings.log_format, settings.log_level)
+    run(settings, listener)
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -67,20 +74,3 @@ def _bind_failure(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EACCES:
         return f"Port {port} on {host} is reserved for administrators: choose one above 1023 with --port."
     return f"Can't listen on {host}, port {port}: {error.strerror or error}."
-
-
-def _run(settings: Settings, listener: socket.socket) -> None:
-    from service import logs
-    from service.api.app import create_app
-    from service.cli.server import Server, uvicorn_config
-    from service.engine.engine import Engine
-    from service.metrics import Metrics
-
-    logs.configure(settings.log_format, settings.log_level)
-    metrics = Metrics()
-    engine = Engine(settings, on_batch=metrics.observe_batch, on_end=lambda: server.stop())
-    app = create_app(settings, engine, metrics)
-    server = Server(uvicorn_config(app, settings), engine)
-    server.run(sockets=[listener])
-    if engine.worker.failure is not None:
-        raise engine.worker.failure

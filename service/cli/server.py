@@ -1,16 +1,22 @@
-"""uvicorn, as this service runs it: it says when requests are answered, and ends with its device."""
+"""uvicorn, as this service runs it: it says when requests are answered, drains, and ends with its device."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import os
 import socket
+from contextlib import suppress
+from types import FrameType
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from service.api.app import create_app
 from service.engine.engine import Engine
+from service.engine.runner import Runner
+from service.metrics import Metrics
 from service.settings import DEFAULT_MODEL, Settings
 
 log = structlog.get_logger("service")
@@ -24,6 +30,25 @@ DEMONSTRATION = (
 MAX_HEADER_BYTES = 64 * 1024
 KEEP_ALIVE_S = 75
 """Longer than a balancer's usual 60 s: the one that still sends must not be the one hung up on."""
+
+
+def run(settings: Settings, listener: socket.socket, runner: Runner | None = None) -> None:
+    """Serves until a signal, or until the device thread ends, whose failure is then raised.
+
+    runner: what computes; by default one on the settings' device.
+    """
+    metrics = Metrics()
+    engine = Engine(
+        settings,
+        on_batch=metrics.observe_batch,
+        on_end=lambda: server.stop(),
+        on_drop=metrics.count_drop,
+        runner=runner,
+    )
+    server = Server(uvicorn_config(create_app(settings, engine, metrics), settings), engine)
+    server.run(sockets=[listener])
+    if engine.worker.failure is not None:
+        raise engine.worker.failure
 
 
 def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -44,15 +69,27 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 
 class Server(uvicorn.Server):
-    """A server of one engine."""
+    """A server of one engine.
+
+    The first SIGTERM or SIGINT ends it gracefully, with exit code 0; the second one ends the process now.
+    """
 
     def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
         super().__init__(config)
         self.engine = engine
+        self._signalled = False
 
     def stop(self) -> None:
         """Ends the server gracefully; from any thread."""
         self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Takes a signal. From here on /readyz is 503 and new work is refused."""
+        if self._signalled:
+            os._exit(128 + sig)
+        self._signalled = True
+        self.engine.drain()
+        self.stop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listens at once; /readyz says when the models are loaded, and so does the log."""
@@ -61,18 +98,19 @@ class Server(uvicorn.Server):
             self._announcement = asyncio.create_task(self._announce(_url(sockets[0])))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answers what was accepted, then closes the engine."""
-        log.info("stopping: answering what was accepted")
+        """Answers what was accepted, then closes the engine; listens on for a while if it is to."""
+        log.info("stopping: answering what was accepted", accepted=self.engine.accepted)
+        if self.engine.alive:
+            await asyncio.sleep(self.engine.settings.drain_s)
         await super().shutdown(sockets)
         log.info("stopped")
 
     async def _announce(self, url: str) -> None:
         settings = self.engine.settings
         log.info("loading models", models=settings.model, store=str(settings.model_store), url=url)
-        await asyncio.to_thread(self.engine.worker.loaded.wait)
-        if not self.engine.alive:
-            return
-        log.info("ready", url=url, models=list(self.engine.models))
+        with suppress(Exception):  # run raises it
+            await self.engine.wait_ready()
+            log.info("ready", url=url, models=list(self.engine.models))
         if DEFAULT_MODEL in self.engine.models:
             log.info(DEMONSTRATION)
 

@@ -79,6 +79,7 @@ class ModelInfo(Model):
     heads: int
     device: str
     precision: str
+    runtime: str
     default: bool
     explains: list[str]
 
@@ -105,11 +106,13 @@ class Prediction:
     """What the model saw in a picture.
 
     width, height: of the upright picture, pixels. labels: highest score first.
+    seen: the part that the model saw: left, top, right, bottom, pixels.
     """
 
     model: Model
     width: int
     height: int
+    seen: tuple[float, float, float, float]
     labels: list[Label]
 
 

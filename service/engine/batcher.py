@@ -2,24 +2,29 @@
 
 Greedy: the device takes what waits, oldest first, as many as share the oldest job's batch key. A batch
 that is not full waits at most `max_wait_s`, and only while other images are on their way to the queue:
-a lone request never waits. Cancelled and expired jobs are dropped here, before they are computed.
+a lone request never waits. A cancelled job leaves the queue at once, an expired one before the next batch.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 
 from service.errors import DeadlineExceeded, NotReady
-from service.types import Clock, Job
+from service.types import Capture, Clock, Job, Outcome, Size
+
+BatchKey = tuple[str, Size, Capture]
+"""Job.batch_key: what the jobs of one forward pass have in common."""
+
+FULL_BATCHES_TO_GROW = 16
 
 
 class Batcher:
     """Threads submit jobs; one device thread takes batches.
 
-    max_batch: jobs in one batch at most.
+    max_batch: jobs in one batch at most; fewer of a key for which the device had no memory (see `shrink`).
     max_wait_s: how long the oldest job of an unfinished batch may wait for company.
     clock: the one that jobs' `submitted` and `deadline` are on.
     """
@@ -28,7 +33,8 @@ class Batcher:
         self.max_batch = max_batch
         self.max_wait_s = max_wait_s
         self.clock = clock
-        self._waiting: deque[Job] = deque()
+        self._waiting: dict[Future[Outcome], Job] = {}  # oldest first
+        self._limits: dict[BatchKey, float] = {}  # of the keys whose batches had to shrink
         self._changed = threading.Condition()
         self._arriving = 0
         self._closed = False
@@ -55,9 +61,12 @@ class Batcher:
         """
         with self._changed:
             if self._closed:
-                raise NotReady("The service is shutting down and takes no new work; try another replica.")
-            self._waiting.append(job)
+                raise NotReady(
+                    "The service is shutting down and takes no new work; try another replica.", retry_after=1
+                )
+            self._waiting[job.future] = job
             self._changed.notify()
+        job.future.add_done_callback(self._forget_cancelled)
 
     def close(self) -> None:
         """Takes no more jobs. What waits is still handed out; then next_batch returns None."""
@@ -82,39 +91,55 @@ class Batcher:
                 else:
                     self._changed.wait(wait_s)
 
+    def limit(self, key: BatchKey) -> int:
+        """Jobs in one batch of that key at most."""
+        return int(self._limits.get(key, self.max_batch))
+
+    def shrink(self, key: BatchKey, size: int) -> None:
+        """Remembers that the device has memory for no more than `size` jobs of that key, 1 at least."""
+        self._limits[key] = max(1, size)
+
+    def succeeded(self, key: BatchKey, size: int) -> None:
+        """Lets a key that had to shrink grow again, by one job after so many full batches."""
+        if key in self._limits and size >= self.limit(key):
+            self._limits[key] += 1 / FULL_BATCHES_TO_GROW
+            if self._limits[key] >= self.max_batch:
+                del self._limits[key]
+
     def _wait_s(self) -> float | None:
         """0: cut a batch now; None: nothing waits; else how long the oldest job may wait for company."""
         if not self._waiting:
             return None
-        key = self._waiting[0].batch_key
-        size = sum(job.batch_key == key for job in self._waiting)
-        if size >= self.max_batch or not self._arriving or self._closed:
+        oldest = next(iter(self._waiting.values()))
+        size = sum(job.batch_key == oldest.batch_key for job in self._waiting.values())
+        if size >= self.limit(oldest.batch_key) or not self._arriving or self._closed:
             return 0
-        return max(0.0, self._waiting[0].submitted + self.max_wait_s - self.clock())
+        return max(0.0, oldest.submitted + self.max_wait_s - self.clock())
 
     def _cut(self) -> list[Job]:
         """Takes the oldest job and those that can share its forward pass, less the cancelled ones."""
-        key = self._waiting[0].batch_key
+        key = next(iter(self._waiting.values())).batch_key
         batch: list[Job] = []
-        others: deque[Job] = deque()
-        for job in self._waiting:
-            if len(batch) < self.max_batch and job.batch_key == key:
-                if job.future.set_running_or_notify_cancel():
+        for future, job in list(self._waiting.items()):
+            if job.batch_key == key and len(batch) < self.limit(key):
+                del self._waiting[future]
+                if future.set_running_or_notify_cancel():
                     batch.append(job)
-            else:
-                others.append(job)
-        self._waiting = others
         return batch
 
     def _drop_expired(self) -> None:
         """Ends the jobs that nobody waits for any more."""
         now = self.clock()
-        expired = [job for job in self._waiting if job.deadline <= now]
-        if expired:
-            self._waiting = deque(job for job in self._waiting if job.deadline > now)
-        for job in expired:
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(deadline_exceeded(now - job.submitted))
+        for future, job in list(self._waiting.items()):
+            if job.deadline <= now:
+                del self._waiting[future]
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(deadline_exceeded(now - job.submitted))
+
+    def _forget_cancelled(self, future: Future[Outcome]) -> None:
+        if future.cancelled():
+            with self._changed:
+                self._waiting.pop(future, None)
 
 
 def deadline_exceeded(waited_s: float) -> DeadlineExceeded:

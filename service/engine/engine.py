@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from service.engine.batcher import Batcher, deadline_exceeded
+from service.engine.budget import Budget, Hold
 from service.engine.runner import LoadedModel, Runner
 from service.engine.threads import cpu_budget
-from service.engine.worker import BatchObserver, Worker
-from service.errors import NotReady, QueueFull, UnknownModel
+from service.engine.worker import BatchObserver, Worker, learned
+from service.errors import DeadlineExceeded, NotReady, QueueFull, UnknownModel
 from service.explain import catalog
 from service.explain.blocks import BlockMaps
 from service.explain.rollout import Rollout
@@ -59,15 +61,40 @@ class Seen:
     outcome: Outcome
 
 
+@dataclass(frozen=True)
+class Place:
+    """A request's place among the accepted ones.
+
+    began, deadline: on the batcher's clock.
+    timeout: ends the request at its deadline.
+    pixels: those decoded for it and still held.
+    """
+
+    began: float
+    deadline: float
+    timeout: asyncio.Timeout
+    pixels: Hold
+
+
 Overlay = Literal["none", "masked", "heatmap"]
 Layout = Literal["row", "grid"]
+DropReason = Literal["cancelled", "expired"]
+DropObserver = Callable[[DropReason], None]
+
+JOIN_S = 5.0
+"""How long closing waits for a device thread that nobody waits for any more."""
+
+PATIENCE = 0.8
+"""The share of a request's time that it may be predicted to wait: predictions err, and work is not free."""
 
 
 class Engine:
     """The service without its HTTP: start it, ask it, close it.
 
     on_batch: told of every batch.
+    on_drop: told of every accepted request that was dropped before it was computed.
     on_end: called once the device thread has ended, also when nobody asked it to.
+    runner: what computes; by default one on the settings' device.
     """
 
     def __init__(
@@ -75,16 +102,24 @@ class Engine:
         settings: Settings,
         on_batch: BatchObserver = lambda size, capture, seconds: None,
         on_end: Callable[[], None] = lambda: None,
+        on_drop: DropObserver = lambda reason: None,
+        runner: Runner | None = None,
     ) -> None:
         self.settings = settings
         self.registry = Registry(settings.model_store)
         threads = settings.threads or cpu_budget()
-        self.runner = Runner(settings.device, settings.precision)
+        self.runner = runner or Runner(settings.device, settings.precision, settings.runtime, threads)
         max_batch = settings.max_batch or (8 if self.runner.device.type == "cpu" else 64)
         self.batcher = Batcher(max_batch, settings.max_wait_ms / 1000, time.monotonic)
         self.worker = Worker(self.runner, self.batcher, threads, self._load, on_batch, on_end)
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="image")
-        self.accepted = 0
+        self.threads = threads
+        self.requests = Budget(settings.max_queue, "places", lambda: self.predicted_wait_s)
+        self.bytes = Budget(settings.max_queue_bytes, "bytes", lambda: self.predicted_wait_s)
+        self.pixels = Budget(settings.max_queue_pixels, "decoded pixels", lambda: self.predicted_wait_s)
+        self.budgets = {"requests": self.requests, "bytes": self.bytes, "pixels": self.pixels}
+        self.on_drop = on_drop
+        self._pool_seconds = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
@@ -97,17 +132,21 @@ class Engine:
 
     async def wait_ready(self) -> None:
         """Returns once requests are served; raises what loading the models raised."""
-        await asyncio.to_thread(self.worker.loaded.wait)
+        await asyncio.wrap_future(self.worker.loaded)
         if self.worker.failure is not None:
             raise self.worker.failure
 
+    def drain(self) -> None:
+        """Refuses new work from now on; what was accepted is answered. From any thread, or a signal."""
+        self._draining = True
+
     async def close(self) -> None:
         """Refuses new work, answers everything accepted, then stops."""
-        self._draining = True
+        self.drain()
         await self._idle.wait()
         self.batcher.close()
         if self.worker.is_alive():
-            await asyncio.to_thread(self.worker.join)
+            await asyncio.to_thread(self.worker.join, JOIN_S)
         self.pool.shutdown()
 
     @property
@@ -122,7 +161,28 @@ class Engine:
             return "the device thread is dead"
         if self._draining:
             return "draining"
-        return None if self.worker.loaded.is_set() else "loading"
+        if not self.worker.loaded.done():
+            return "loading"
+        return "stalled" if self.worker.busy_s > self.settings.stall_s else None
+
+    @property
+    def accepted(self) -> int:
+        """Requests that are accepted and not yet answered."""
+        return self.requests.held
+
+    @property
+    def predicted_wait_s(self) -> float:
+        """Seconds until all that is accepted now is answered, at the pace of the slower stage."""
+        return self.accepted * max(self.worker.seconds_per_image, self._pool_seconds / self.threads)
+
+    def device_memory(self) -> Mapping[str, int]:
+        """Bytes of device memory by what became of them; empty on a CPU."""
+        if self.runner.device.type != "cuda":
+            return {}
+        return {
+            "allocated": torch.cuda.memory_allocated(self.runner.device),
+            "reserved": torch.cuda.memory_reserved(self.runner.device),
+        }
 
     def _load(self) -> dict[str, LoadedModel]:
         models = {}
@@ -161,8 +221,8 @@ class Engine:
 
         Raises the ServiceErrors of decoding, of the queue and of the deadline, as all three do.
         """
-        async with self._accepted(timeout_s) as deadline:
-            seen = await self._see(data, model, None, deadline, stages)
+        async with self._accepted(timeout_s, stages) as place:
+            seen = await self._see(data, model, None, place, stages)
             return prediction(model, seen, top_k)
 
     async def rollout(
@@ -178,10 +238,10 @@ class Engine:
         overlay: Overlay,
     ) -> RolloutAnswer:
         """The labels, the rollout's mask and, where asked for, the picture under it."""
-        async with self._accepted(timeout_s) as deadline:
+        async with self._accepted(timeout_s, stages) as place:
             explainer = Rollout(head_fusion, discard_ratio)
             draw_over = overlay != "none"
-            seen = await self._see(data, model, explainer, deadline, stages, keep_image=draw_over)
+            seen = await self._see(data, model, explainer, place, stages, keep_image=draw_over)
             return await self.in_pool(rollout_answer, model, seen, top_k, overlay, stages)
 
     async def blocks(
@@ -196,31 +256,45 @@ class Engine:
         max_side: int,
     ) -> BlocksAnswer:
         """The labels and the canvas of every block's map."""
-        async with self._accepted(timeout_s) as deadline:
-            seen = await self._see(data, model, BlockMaps(), deadline, stages)
+        async with self._accepted(timeout_s, stages) as place:
+            seen = await self._see(data, model, BlockMaps(), place, stages)
             budget = self.settings.max_canvas_pixels
             return await self.in_pool(blocks_answer, model, seen, top_k, layout, max_side, budget, stages)
 
     # -- the way of a request ------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def _accepted(self, timeout_s: float) -> AsyncIterator[float]:
-        """Holds one of the queue's places until the answer is ready; yields the deadline."""
-        if self.accepted >= self.settings.max_queue:
+    def check(self, timeout_s: float) -> None:
+        """Raises at once what a request with that much time left would meet: QueueFull or DeadlineExceeded.
+
+        Ask before a request's body is read: work for an answer that can't come in time is work lost.
+        """
+        if timeout_s <= 0:
+            raise deadline_exceeded(0.0)
+        self.requests.check(1)
+        wait_s = self.predicted_wait_s
+        if wait_s > timeout_s * PATIENCE:
             raise QueueFull(
-                f"{self.accepted} requests are being served, which is the limit.",
-                retry_after=self.accepted * self.worker.seconds_per_image,
+                f"{self.accepted} requests are ahead, which take about {wait_s:.1f} s; this one allows "
+                f"{timeout_s:.1f} s. Allow more with X-Request-Timeout, or try again later.",
+                retry_after=wait_s - timeout_s * PATIENCE,
             )
+
+    @asynccontextmanager
+    async def _accepted(self, timeout_s: float, stages: Stages) -> AsyncIterator[Place]:
+        """Holds one of the queue's places until the answer is ready."""
+        self.check(timeout_s)
         began = self.batcher.clock()
-        self.accepted += 1
         self._idle.clear()
         try:
-            async with asyncio.timeout(timeout_s):
-                yield began + timeout_s
+            with self.requests.hold() as places, self.pixels.hold() as pixels:
+                places.take(1)
+                async with asyncio.timeout(timeout_s) as timeout:
+                    yield Place(began, began + timeout_s, timeout, pixels)
+                in_pool = stages.seconds.get("decode", 0.0) + stages.seconds.get("render", 0.0)
+                self._pool_seconds = learned(self._pool_seconds, in_pool)
         except TimeoutError:
             raise deadline_exceeded(self.batcher.clock() - began) from None
         finally:
-            self.accepted -= 1
             if not self.accepted:
                 self._idle.set()
 
@@ -229,7 +303,7 @@ class Engine:
         data: bytes,
         model: LoadedModel,
         explainer: Explainer | None,
-        deadline: float,
+        place: Place,
         stages: Stages,
         *,
         keep_image: bool = False,
@@ -238,31 +312,47 @@ class Engine:
         if explainer is not None:
             catalog.require(explainer, model.captures, model.manifest.name)
         future: Future[Outcome] = Future()
-        with self.batcher.arriving():
-            picture, pixels = await self.in_pool(self._prepare, data, model, keep_image, stages)
-            name, submitted = model.manifest.name, self.batcher.clock()
-            self.batcher.submit(Job(name, pixels, explainer, submitted, deadline, future))
-        width, height, image = picture.width, picture.height, picture.rgb if keep_image else None
-        del picture, pixels  # nothing is held while the job waits but what is needed afterwards
-        outcome = await asyncio.wrap_future(future)
+        try:
+            with self.batcher.arriving():
+                picture, pixels = await self.in_pool(self._prepare, data, model, keep_image, place, stages)
+                name, submitted = model.manifest.name, self.batcher.clock()
+                self.batcher.submit(Job(name, pixels, explainer, submitted, place.deadline, future))
+            width, height, image = picture.width, picture.height, picture.rgb if keep_image else None
+            del picture, pixels  # nothing is held while the job waits but what is needed afterwards
+            outcome = await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if future.cancel():
+                self.on_drop("expired" if place.timeout.expired() else "cancelled")
+            raise
+        except DeadlineExceeded:
+            self.on_drop("expired")
+            raise
         stages.add("queue", outcome.queue_s)
         stages.add("model", outcome.model_s)
         if explainer is not None:
             stages.add("explain", outcome.explain_s)
+        if self.batcher.clock() >= place.deadline:
+            raise deadline_exceeded(self.batcher.clock() - place.began)
         return Seen(width, height, image, outcome)
 
     def _prepare(
-        self, data: bytes, model: LoadedModel, exact: bool, stages: Stages
+        self, data: bytes, model: LoadedModel, exact: bool, place: Place, stages: Stages
     ) -> tuple[Picture, Pixels]:
-        """Bytes to the upright picture and its pixels; a draft of a large picture will do for the model."""
+        """Bytes to the upright picture and its pixels; a draft of a large picture will do for the model.
+
+        The picture's pixels are counted before they are decoded, and held on where the picture is kept.
+        """
         how, limit = model.manifest.preprocessing, self.settings.max_image_pixels
         with stages.measure("decode"):
             if exact:
-                picture = decode(data, limit)
+                picture = decode(data, limit, place.pixels.take)
             else:
                 wanted = how.resize if isinstance(how.resize, int) else max(how.resize)
-                picture = decode_draft(data, limit, wanted)
-            return picture, preprocess(picture.rgb, how, (picture.height, picture.width))
+                picture = decode_draft(data, limit, wanted, place.pixels.take)
+            pixels = preprocess(picture.rgb, how, (picture.height, picture.width))
+        if not exact:
+            place.pixels.give_back()
+        return picture, pixels
 
     async def in_pool(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs CPU work beside the event loop, on the pool that decodes and renders."""
@@ -277,7 +367,8 @@ def is_path(model: str) -> bool:
 def prediction(model: LoadedModel, seen: Seen, top_k: int) -> Prediction:
     """The labels of what was seen, the top_k best."""
     labels = top_labels(seen.outcome.logits, model.manifest.labels, top_k)
-    return Prediction(model.manifest.name, seen.width, seen.height, labels)
+    box = seen_box(seen.width, seen.height, model.manifest.preprocessing)
+    return Prediction(model.manifest.name, seen.width, seen.height, box, labels)
 
 
 def top_labels(logits: Float[np.ndarray, " classes"], names: list[str], top_k: int) -> list[Label]:
@@ -294,14 +385,13 @@ def rollout_answer(
     """Renders a rollout: the mask, and the overlay where one is asked for."""
     assert seen.outcome.maps is not None
     with stages.measure("render"):
-        box = seen_box(seen.width, seen.height, model.manifest.preprocessing)
-        grid = seen.outcome.maps[0]
-        mask = render.mask(grid, seen.width, seen.height, box)
+        answer, grid = prediction(model, seen, top_k), seen.outcome.maps[0]
+        mask = render.mask(grid, seen.width, seen.height, answer.seen)
         picture = None
         if seen.image is not None:
             draw = render.masked if overlay == "masked" else render.heatmap
             picture = png.encode(draw(mask, seen.image))
-        return RolloutAnswer(prediction(model, seen, top_k), grid, png.encode(render.to_grey(mask)), picture)
+        return RolloutAnswer(answer, grid, png.encode(render.to_grey(mask)), picture)
 
 
 def blocks_answer(
@@ -316,9 +406,7 @@ def blocks_answer(
     """Renders the canvas of all blocks."""
     assert seen.outcome.maps is not None
     with stages.measure("render"):
-        box = seen_box(seen.width, seen.height, model.manifest.preprocessing)
-        grids = seen.outcome.maps
-        canvas = render.canvas(grids, seen.width, seen.height, box, layout, max_side, max_pixels)
-        picture = png.encode(canvas.image)
-        answer = prediction(model, seen, top_k)
+        answer, grids = prediction(model, seen, top_k), seen.outcome.maps
+        canvas = render.canvas(grids, seen.width, seen.height, answer.seen, layout, max_side, max_pixels)
+        picture = png.encode(canvas.levels, render.JET)
         return BlocksAnswer(answer, grids, picture, canvas.columns, canvas.panel, canvas.scale)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from service.models.vit import VisionTransformer
+from service.settings import Runtime
 from service.types import Capture, Size, Trace
 
-Runtime = Literal["auto", "torch", "openvino"]
 Batch = Float[np.ndarray, "batch 3 height width"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -22,6 +22,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Forward(Protocol):
     """A model that is ready to run: a batch of pixels, float32 on the host, to its Trace."""
 
+    runtime: str
+
     def __call__(self, pixels: Batch, capture: Capture) -> Trace:
         """Logits, and the attention that `capture` names."""
         ...
@@ -29,6 +31,8 @@ class Forward(Protocol):
 
 class TorchForward:
     """The reference, on any device."""
+
+    runtime = "torch"
 
     def __init__(self, module: nn.Module, device: torch.device, precision: str) -> None:
         self.device = device
@@ -48,6 +52,8 @@ class OpenVinoForward:
     What that graph does not hold, the other head fusions and single heads, torch computes in fp32 from
     the same parameters.
     """
+
+    runtime = "openvino"
 
     def __init__(self, module: VisionTransformer, input_size: Size, precision: str, threads: int) -> None:
         import openvino

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from service.engine.forward import Batch, Forward, Runtime, forward_of, has_openvino
+from service.engine.forward import Batch, Forward, forward_of, has_openvino
 from service.engine.threads import cpu_budget
 from service.errors import ServiceError
-from service.settings import Precision
+from service.settings import Precision, Runtime
 from service.store.manifest import Manifest
 from service.types import Capture, Explainer, Job, Outcome, Trace
 

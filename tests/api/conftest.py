@@ -15,18 +15,23 @@ from fastapi import FastAPI
 from PIL import Image
 
 from service.api.app import create_app
+from service.engine.budget import Budget
+from service.engine.forward import TorchForward
 from service.engine.runner import LoadedModel
-from service.errors import NotReady, UnknownModel
+from service.errors import NotReady, QueueFull, UnknownModel
 from service.metrics import Metrics
 from service.models.spec import Architecture
 from service.settings import Settings
 from service.stages import Stages
 from service.store.manifest import Manifest
-from service.types import BlocksAnswer, Capture, Label, Prediction, Preprocess, RolloutAnswer
+from service.types import BlocksAnswer, Box, Capture, Label, Prediction, Preprocess, RolloutAnswer
 
 
 class FakeEngine:
-    """Has Engine's surface. `raises` is raised by every question; `gate` holds them up while it is clear."""
+    """Has Engine's surface. `raises` is raised by every question; `gate` holds them up while it is clear.
+
+    full: whether `check` refuses.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -39,6 +44,9 @@ class FakeEngine:
         self.gate = asyncio.Event()
         self.gate.set()
         self.cancelled = 0
+        self.full = False
+        self.bytes = Budget(1_000_000, "bytes", lambda: 2.1)
+        self.budgets = {"bytes": self.bytes}
         self.life: list[str] = []
 
     def start(self) -> None:
@@ -55,6 +63,13 @@ class FakeEngine:
         if name not in self.models:
             raise UnknownModel(f"No model named {name!r} is loaded.")
         return self.models[name]
+
+    def device_memory(self) -> dict[str, int]:
+        return {}
+
+    def check(self, timeout_s: float) -> None:
+        if self.full:
+            raise QueueFull("Full.", retry_after=2.1)
 
     def explains(self, model: LoadedModel) -> list[str]:
         return ["rollout", "blocks"]
@@ -78,7 +93,7 @@ class FakeEngine:
         if self.raises:
             raise self.raises
         labels = [Label(i, name, 0.5**i) for i, name in enumerate(model.manifest.labels[:top_k])]
-        return Prediction(model.manifest.name, 40, 30, labels)
+        return Prediction(model.manifest.name, 40, 30, Box(5, 0, 35, 30), labels)
 
     async def rollout(self, *args: Any, overlay: str, **options: Any) -> RolloutAnswer:
         prediction = await self.predict(*args, overlay=overlay, **options)
@@ -100,7 +115,13 @@ def tiny_model(name: str, classes: int) -> LoadedModel:
         digest="sha256:" + "0" * 64,
         source="nowhere",
     )
-    return LoadedModel(manifest, torch.nn.Identity(), frozenset(Capture), "cpu", "fp32")
+    return LoadedModel(
+        manifest,
+        TorchForward(torch.nn.Identity(), torch.device("cpu"), "fp32"),
+        frozenset(Capture),
+        "cpu",
+        "fp32",
+    )
 
 
 def png(mode: str) -> bytes:

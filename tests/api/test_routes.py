@@ -16,7 +16,7 @@ async def test_predict_returns_the_contracts_json(client, engine, jpeg):
     assert response.status_code == 200
     assert response.json() == {
         "model": {"name": "tiny", "family": "vit", "digest": "sha256:" + "0" * 64},
-        "image": {"width": 40, "height": 30},
+        "image": {"width": 40, "height": 30, "seen": [5, 0, 35, 30]},
         "labels": [
             {"index": 0, "label": "class 0, 🐱\x7f", "score": 1.0},
             {"index": 1, "label": "class 1, 🐱\x7f", "score": 0.5},
@@ -105,6 +105,7 @@ async def test_models_lists_the_default_first(client):
         "heads": 2,
         "device": "cpu",
         "precision": "fp32",
+        "runtime": "torch",
         "default": True,
         "explains": ["rollout", "blocks"],
     }

@@ -118,7 +118,7 @@ def assert_problem(response: httpx.Response, status: int, kind: str) -> None:
 class TestAnswers:
     def test_predict(self, server):
         body = server.post("/predict?top_k=5", content=picture()).json()
-        assert body["image"] == {"width": 60, "height": 40}
+        assert body["image"] == {"width": 60, "height": 40, "seen": [0, 0, 60, 40]}
         assert re.fullmatch("sha256:[0-9a-f]{64}", body["model"]["digest"])
         scores = [label["score"] for label in body["labels"]]
         assert scores == sorted(scores, reverse=True)
@@ -137,7 +137,7 @@ class TestAnswers:
 
     def test_blocks(self, server):
         blocks = server.post("/attention/blocks?grids=true", content=picture()).json()["blocks"]
-        assert opened(base64.b64decode(blocks["canvas"])) == ("RGB", (180, 40))
+        assert opened(base64.b64decode(blocks["canvas"])) == ("P", (180, 40))
         assert np.shape(blocks["grids"]) == (3, 4, 4)
         assert (blocks["count"], blocks["columns"], blocks["scale"]) == (3, 3, 1)
         assert blocks["panel"] == {"width": 60, "height": 40}
@@ -147,7 +147,7 @@ class TestAnswers:
         [
             ("/attention/rollout", "L", (60, 40)),
             ("/attention/rollout?overlay=masked", "RGB", (60, 40)),
-            ("/attention/blocks?layout=grid&max_side=30", "RGB", (60, 40)),
+            ("/attention/blocks?layout=grid&max_side=30", "P", (60, 40)),
         ],
     )
     def test_the_picture_itself(self, server, path, mode, size):

@@ -31,7 +31,7 @@ def png(array: np.ndarray) -> str:
 
 HEAD = {
     "model": {"name": "m", "family": "vit", "digest": "sha256:0"},
-    "image": {"width": 7, "height": 5},
+    "image": {"width": 7, "height": 5, "seen": [0, 0, 7, 5]},
     "labels": [{"index": 2, "label": "striped", "score": 0.75}],
 }
 ROLLOUT = {
@@ -66,6 +66,7 @@ CARD = {
     "heads": 3,
     "device": "cpu",
     "precision": "fp32",
+    "runtime": "torch",
     "default": True,
     "explains": ["rollout"],
 }
@@ -202,7 +203,7 @@ def test_the_results_hold_all_that_the_schemas_declare() -> None:
         (results.Rollout, schemas.RolloutResponse, schemas.RolloutMap),
         (results.Blocks, schemas.BlocksResponse, schemas.BlocksCanvas),
     ]:
-        declared = {"model", "labels", "width", "height", *(part.model_fields if part else ())}
+        declared = {"model", "labels", *schemas.SeenImage.model_fields, *(part.model_fields if part else ())}
         assert set(kind.__dataclass_fields__) == declared
         assert set(schemas.PredictResponse.model_fields) <= set(schema.model_fields)
     assert set(results.ModelInfo.__dataclass_fields__) == set(schemas.ModelCard.model_fields)

@@ -144,3 +144,49 @@ def test_closing_wakes_a_device_that_waits(batcher: Batcher) -> None:
     batcher.close()
     device.join(10)
     assert batches == [None]
+
+
+def test_a_cancelled_job_leaves_the_queue_at_once(batcher: Batcher, clock: FakeClock) -> None:
+    gone = [job(clock) for _ in range(500)]
+    for each in gone:
+        batcher.submit(each)
+    assert len(batcher) == 500
+    for each in gone:
+        assert each.future.cancel()
+    assert len(batcher) == 0
+    stays = job(clock)
+    batcher.submit(stays)
+    assert batcher.next_batch() == [stays]
+
+
+def test_a_job_that_was_cancelled_before_it_is_queued_is_forgotten(
+    batcher: Batcher, clock: FakeClock
+) -> None:
+    gone = job(clock)
+    gone.future.cancel()
+    batcher.submit(gone)
+    assert len(batcher) == 0
+
+
+def test_a_key_that_had_to_shrink_grows_back_slowly(clock: FakeClock) -> None:
+    batcher = Batcher(max_batch=4, max_wait_s=0, clock=clock)
+    key, other = job(clock).batch_key, job(clock, "b").batch_key
+    batcher.shrink(key, 2)
+    for _ in range(8):
+        batcher.submit(job(clock))
+    assert [len(batcher.next_batch() or ()) for _ in range(4)] == [2, 2, 2, 2]
+    assert batcher.limit(other) == 4
+    for size in (1, 2) * 15:
+        batcher.succeeded(key, size)
+    assert batcher.limit(key) == 2  # half of those batches were not full and prove nothing
+    batcher.succeeded(key, 2)
+    assert batcher.limit(key) == 3
+    for _ in range(16):
+        batcher.succeeded(key, 3)
+    assert batcher.limit(key) == 4
+    assert not batcher._limits
+
+
+def test_a_key_never_shrinks_below_one_image(batcher: Batcher, clock: FakeClock) -> None:
+    batcher.shrink(job(clock).batch_key, 0)
+    assert batcher.limit(job(clock).batch_key) == 1

@@ -207,6 +207,7 @@ async def test_a_model_that_cannot_be_loaded_ends_the_engine_with_its_error(tiny
     engine.start()
     with pytest.raises(StoreError, match="absent"):
         await engine.wait_ready()
+    engine.worker.join(10)
     assert ended == [True]
     assert not engine.alive
     await engine.close()

@@ -77,7 +77,7 @@ def rollout(fused: Float[torch.Tensor, "block token token"]) -> Float[np.ndarray
     return product[0, 1:].view(14, 14).numpy()
 
 
-def cls_grids(rows: Float[torch.Tensor, "block head token"]) -> Float[np.ndarray, "block 14 14"]:
-    fused = rows.mean(1)
+def cls_grids(rows: Float[torch.Tensor, "block token"]) -> Float[np.ndarray, "block 14 14"]:
+    fused = rows.clone()
     fused[:, 0] += 1
     return (fused / fused.sum(-1, keepdim=True))[:, 1:].reshape(-1, 14, 14).numpy()

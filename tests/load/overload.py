@@ -1,0 +1,173 @@
+"""Five times the capacity, in an open loop, on a server of its own: what RELIABILITY.md says of overload.
+
+    python -m tests.load.overload [--model NAME] [--store FOLDER] [--seconds 20] [--times 5]
+
+Prints one Markdown row a figure. It wants a quiet machine, and cores that the server does not use.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import httpx
+import numpy as np
+import psutil
+
+from service.load.answers import Answer, Run
+from service.load.loops import poisson
+from service.load.photographs import drawn
+
+SAMPLE_S = 0.2
+AFTER_S = 5.0
+REFUSED = 503
+
+
+@contextlib.asynccontextmanager
+async def server(options: argparse.Namespace) -> AsyncIterator[tuple[str, psutil.Process]]:
+    """`vit-attention serve` once it is ready: its address, and its process."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    flags = ["--model", options.model, "--model-store", options.store, "--port", str(port)]
+    start = "from service.cli.main import main; main()"
+    command = [sys.executable, "-c", start, "serve", *flags, "--log-level", "warning"]
+    process = await asyncio.create_subprocess_exec(*command)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        async with httpx.AsyncClient() as client:
+            while (await status(client, url + "/readyz")) != 200:
+                assert process.returncode is None, "the server ended"
+                await asyncio.sleep(0.1)
+        yield url, psutil.Process(process.pid)
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        await process.wait()
+
+
+async def status(client: httpx.AsyncClient, url: str) -> int:
+    try:
+        return (await client.get(url)).status_code
+    except httpx.TransportError:
+        return 0
+
+
+async def sample(url: str, process: psutil.Process, seconds: list[float], sizes: list[int]) -> None:
+    """Asks for the health and the metrics again and again; notes how long that takes, and the memory."""
+    async with httpx.AsyncClient() as client:
+        for path in itertools.cycle(("/healthz", "/metrics")):
+            began = time.perf_counter()
+            await client.get(url + path)
+            seconds.append(time.perf_counter() - began)
+            sizes.append(process.memory_info().rss)
+            await asyncio.sleep(SAMPLE_S)
+
+
+def percentile(answers: Sequence[Answer], percent: float) -> float:
+    return float(np.percentile([answer.latency for answer in answers], percent)) if answers else float("nan")
+
+
+class Sender:
+    """Sends over bare sockets, which are kept alive: the generator must cost less than what it measures."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self.answers: list[Answer] = []
+        self.began = time.perf_counter()
+
+    def now(self) -> float:
+        return time.perf_counter() - self.began
+
+    async def send(self, body: bytes, due: float) -> Answer:
+        """Sends one request, due at that time, and reads all of the answer."""
+        reader, writer = (
+            self.idle.pop() if self.idle else await asyncio.open_connection("127.0.0.1", self.port)
+        )
+        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        status, size = 0, 0
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            writer.write(head.encode() + body)
+            lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+            size = int(next(line for line in lines if line.startswith(b"content-length")).split()[1])
+            await reader.readexactly(size)
+            status = int(lines[0].split()[1])
+            if b"connection: close" not in lines:
+                self.idle.append((reader, writer))
+        if not status or b"connection: close" in lines:
+            writer.close()
+        answer = Answer(due, self.now(), status, size)
+        self.answers.append(answer)
+        return answer
+
+    async def closed(self, bodies: Sequence[bytes], users: int, seconds: float) -> Run:
+        """So many requests under way, always."""
+        self.answers, end = [], self.now() + seconds
+
+        async def user(first: int) -> None:
+            for body in itertools.islice(itertools.cycle(bodies), first, None):
+                if self.now() > end:
+                    return
+                await self.send(body, self.now())
+
+        await asyncio.gather(*(user(index) for index in range(users)))
+        return Run(self.answers, seconds)
+
+    async def open(self, bodies: Sequence[bytes], due: Sequence[float], seconds: float) -> Run:
+        """A request at each due time, whatever is still unanswered."""
+        self.answers, self.began, sent = [], time.perf_counter(), []
+        for at, body in zip(due, itertools.cycle(bodies), strict=False):
+            await asyncio.sleep(max(0.0, at - self.now()))
+            sent.append(asyncio.create_task(self.send(body, at)))
+        await asyncio.gather(*sent)
+        return Run(self.answers, seconds)
+
+
+async def measure(options: argparse.Namespace) -> None:
+    bodies = drawn(16, 640, 480)
+    async with server(options) as (url, process):
+        sender = Sender(int(url.rpartition(":")[2]))
+        await sender.closed(bodies, 32, 3)
+        peak = (await sender.closed(bodies, 32, options.seconds)).rate
+        rest = process.memory_info().rss
+        due = poisson(options.times * peak, options.seconds, seed=0)
+        seconds: list[float] = []
+        sizes: list[int] = []
+        sampling = asyncio.create_task(sample(url, process, seconds, sizes))
+        run = await sender.open(bodies, due, options.seconds)
+        sampling.cancel()
+        first = await sender.send(bodies[0], sender.now())
+        after = (await sender.closed(bodies, 32, AFTER_S)).rate
+    half = (
+        options.seconds / 2
+    )  # by then the queue is full; what is answered after the schedule does not count
+    goodput = sum(answer.good and half < answer.done <= 2 * half for answer in run.answers) / half
+    refused = [answer for answer in run.answers if answer.status == REFUSED]
+    others = len(run.answers) - len(refused) - len(run.latencies)
+    for what, seen in (
+        ("peak, closed loop of 32", f"{peak:.0f}/s"),
+        ("offered", f"{len(due) / options.seconds:.0f}/s"),
+        ("goodput of the peak", f"{goodput / peak:.0%}"),
+        ("answered well, p50 and p99", f"{run.percentile(50):.2f} s, {run.percentile(99):.2f} s"),
+        ("refused", f"{len(refused)} of {len(run.answers)}; other statuses: {others}"),
+        ("refusals, p50 and p99", f"{percentile(refused, 50):.3f} s, {percentile(refused, 99):.3f} s"),
+        ("/healthz and /metrics, p99", f"{np.percentile(seconds, 99):.3f} s"),
+        ("memory at rest and at most", f"{rest / 2**20:.0f} MiB, {max(sizes) / 2**20:.0f} MiB"),
+        ("first answer after the burst", f"{first.latency:.2f} s"),
+        ("goodput of the peak after the burst", f"{after / peak:.0%}"),
+    ):
+        print(f"| {what} | {seen} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="shapes-tiny")
+    parser.add_argument("--store", default="model_store")
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--times", type=float, default=5.0)
+    asyncio.run(measure(parser.parse_args()))
