@@ -9,7 +9,7 @@ EXTRAS ?= fast
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test lint openapi clean
+.PHONY: serve test lint openapi bench clean
 
 serve: $(VENV)/.serve
 	$(BIN)/vit-attention serve --host $(HOST) --port $(PORT) --model $(MODEL)
@@ -25,6 +25,9 @@ lint: $(VENV)/.test
 openapi: $(VENV)/.serve
 	$(BIN)/vit-attention openapi > openapi.md
 
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks $(BENCH)
+
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +39,10 @@ $(VENV)/.serve: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[dev]'
 	touch $@ $(VENV)/.serve
+
+$(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[bench]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -26,6 +26,7 @@ ARROWS = {
     "engine": FOUNDATION | {"settings", "stages", "imaging", "explain", "store", "models"},
     "api": FOUNDATION | {"settings", "stages", "logs", "metrics", "engine", "web"},
     "client": {"errors", "api.schemas"},
+    "load": FOUNDATION,
 }
 ARROWS["cli"] = set(ARROWS) | {"cli"}
 

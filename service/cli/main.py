@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from service import __version__
-from service.cli import openapi, pictures, serve
+from service.cli import benchmark, openapi, pictures, serve
 from service.cli.models import models_app
 from service.errors import ServiceError
 
@@ -55,6 +55,7 @@ app.command(short_help="Say what is in pictures.")(pictures.predict)
 app.command(short_help="Write what the model looked at, as masks.")(pictures.rollout)
 app.command(short_help="Write what each block looked at, as canvases.")(pictures.blocks)
 app.add_typer(models_app, name="models")
+app.command(short_help="Measure a server under load.")(benchmark.benchmark)
 app.command(short_help="Print the reference of the HTTP interface.")(openapi.openapi)
 
 

@@ -1,0 +1,1 @@
+"""The service beside what a user could pick instead: `make bench`."""

@@ -1,0 +1,1 @@
+"""The same three answers, written the way a competent user would without this service."""

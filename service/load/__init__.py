@@ -1,0 +1,1 @@
+"""Load on a deployment of the service, and what came of it."""
