@@ -1,6 +1,6 @@
 # The service for a CPU, or for an NVIDIA GPU: PyPI's own torch is the CUDA 13 build.
 #   docker build -t vit-attention .
-#   docker build -t vit-attention:cuda --build-arg TORCH_INDEX=https://pypi.org/simple .
+#   docker build -t vit-attention:cuda --build-arg TORCH_INDEX=https://pypi.org/simple --build-arg EXTRA= .
 # Without a network, from a folder with a wheel of everything (the dependencies and setuptools):
 #   docker build -t vit-attention --build-context wheels=FOLDER --build-arg PIP_NO_INDEX=1 .
 # Any Debian with Python 3.11 or newer, its venv module and CA certificates will do as the base.
@@ -12,10 +12,13 @@ FROM scratch AS wheels
 
 # What to install, apart from the rest of pyproject.toml, so that only a change of it installs anew.
 FROM ${BASE_IMAGE} AS requirements
+# The faster runtime for CPUs; empty for none.
+ARG EXTRA=fast
 WORKDIR /src
 COPY pyproject.toml constraints.txt ./
-RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-    > requirements.txt
+RUN python3 -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+        extra = project["optional-dependencies"].get(sys.argv[1], []); \
+        print(*project["dependencies"], *extra, sep="\n")' "${EXTRA}" > requirements.txt
 
 
 FROM ${BASE_IMAGE} AS dependencies
@@ -33,12 +36,14 @@ COPY --from=requirements /src/requirements.txt /src/constraints.txt ./
 RUN --mount=type=bind,from=wheels,target=/wheels \
     /opt/pip/bin/pip --python /opt/venv/bin/python install --no-compile --only-binary :all: \
         --extra-index-url "${TORCH_INDEX}" --requirement requirements.txt --constraint constraints.txt
-# Tests and headers are a fifth of all that. Importing compiles what the service imports, and only that, and
+# Tests, headers and OpenVINO's plugins for other devices are a quarter of all that. Importing compiles what the service imports, and only that, and
 # shows that it loads on this base.
 RUN find /opt/venv/lib -depth \
         \( -type d \( -name tests -o -path '*/torch/test' -o -path '*/torch/include' \) \
-        -o -type f -path '*/torch/bin/*' ! -name torch_shm_manager \) -exec rm -r {} + \
-    && /opt/venv/bin/python -c 'import cv2, fastapi, httpx_retries, huggingface_hub, jaxtyping, \
+        -o -type f -path '*/torch/bin/*' ! -name torch_shm_manager \
+        -o -type f -path '*/openvino/libs/*' \( -name '*_frontend.so*' -o -name cache.json \
+            -o -name '*_gpu_plugin.so' -o -name '*_npu_plugin.so' \) \) -exec rm -r {} + \
+    && /opt/venv/bin/python -c 'import cv2, fastapi, httpx_retries, huggingface_hub, isal, jaxtyping, \
         PIL.ImageOps, prometheus_client, pydantic_settings, python_multipart, safetensors.torch, structlog, \
         torch, tqdm, typer, uvicorn, uvloop; PIL.Image.init()'
 
