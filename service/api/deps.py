@@ -51,9 +51,10 @@ async def require_key(
     offered = credentials.credentials if credentials else key
     matches = [hmac.compare_digest(digest(offered or ""), known) for known in request.app.state.key_digests]
     if not (offered and any(matches)):
-        raise Unauthorized(
-            "This service needs an API key: send it as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'."
+        wrong = (
+            "The key in the request is not one of the service's." if offered else "This service needs a key."
         )
+        raise Unauthorized(f"{wrong} Send one as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'.")
 
 
 async def timeout_s(

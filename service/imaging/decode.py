@@ -41,7 +41,7 @@ _PLUGINS: dict[str, type[ImageFile]] = {
     "AVIF": AvifImageFile,
 }
 
-ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF"
+ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
 
 # What Pillow's plugins raise on broken files; found with its own corrupt samples and a mutator.
 _BROKEN = (

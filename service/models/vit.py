@@ -25,6 +25,7 @@ from service.types import Capture, Size, Trace
 
 Images = Float[Tensor, "batch 3 height width"]
 Tokens = Float[Tensor, "batch token channel"]
+Kept = Float[Tensor, "batch kept channel"]
 Captured = Float[Tensor, "batch ..."] | None
 
 
@@ -47,7 +48,7 @@ class VisionTransformer(nn.Module):
     def forward(self, pixels: Images, capture: Capture = Capture.NONE) -> Trace:
         """Logits, and the attention that `capture` names. Height and width: multiples of the patch."""
         grid = self.grid(pixels)
-        tokens, attention = self.encode(self.embed(pixels), capture)
+        tokens, attention = self.encode(self.embed(pixels), capture, keep=self.arch.prefix_tokens)
         return Trace(self.classify(tokens).float(), attention, self.arch.prefix_tokens, grid)
 
     def grid(self, pixels: Images) -> Size:
@@ -62,16 +63,20 @@ class VisionTransformer(nn.Module):
         prefix = self.prefix.expand(len(pixels), -1, -1)
         return torch.cat([prefix, patches + positions.flatten(0, 1)], dim=1)
 
-    def encode(self, tokens: Tokens, capture: Capture) -> tuple[Tokens, Captured]:
-        """Every block and the final norm; what the blocks captured is stacked along axis 1."""
+    def encode(self, tokens: Tokens, capture: Capture, keep: int | None = None) -> tuple[Kept, Captured]:
+        """Every block and the final norm; what the blocks captured is stacked along axis 1.
+
+        keep: how many tokens, from the first, are wanted; the last block computes no others beyond its
+            attention. None: all.
+        """
         captured = []
-        for block in self.blocks:
-            tokens, weights = block(tokens, capture)
+        for i, block in enumerate(self.blocks, start=1):
+            tokens, weights = block(tokens, capture, keep if i == len(self.blocks) else None)
             if weights is not None:
                 captured.append(weights)
         return self.norm(tokens), torch.stack(captured, dim=1) if captured else None
 
-    def classify(self, tokens: Tokens) -> Float[Tensor, "batch classes"]:
+    def classify(self, tokens: Kept) -> Float[Tensor, "batch classes"]:
         """The head on the CLS token; with distillation, the mean of both heads (DeiT, section 4)."""
         logits: Tensor = self.head(tokens[:, 0])
         if self.head_dist is not None:
@@ -92,13 +97,14 @@ class Block(nn.Module):
         self.fc1 = nn.Linear(arch.width, arch.mlp_width)
         self.fc2 = nn.Linear(arch.mlp_width, arch.width)
 
-    def forward(self, x: Tokens, capture: Capture) -> tuple[Tokens, Captured]:
-        """The tokens after this block, and the part of its attention that `capture` names."""
+    def forward(self, x: Tokens, capture: Capture, keep: int | None = None) -> tuple[Kept, Captured]:
+        """The first `keep` tokens after this block, and the part of its attention that `capture` names."""
         batch, count, width = x.shape
         qkv = self.qkv(self.norm1(x)).view(batch, count, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, D / heads)
         attended, weights = attend(q, k, v, capture)
-        x = x + self.proj(attended.transpose(1, 2).reshape(batch, count, width))
+        attended = attended.transpose(1, 2).reshape(batch, count, width)
+        x = x[:, :keep] + self.proj(attended[:, :keep])
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x)))), weights
 
 

@@ -41,7 +41,8 @@ class Graph:
         tokens = self.embed(pixels)
         attention = []
         for i in range(self.arch.depth):
-            tokens, weights = self.block(f"blocks.{i}.", tokens)
+            last = i == self.arch.depth - 1  # of which the heads read the prefix tokens alone
+            tokens, weights = self.block(f"blocks.{i}.", tokens, self.arch.prefix_tokens if last else None)
             attention.append(op.unsqueeze(op.reduce_mean(weights, whole(1)), whole(1)))  # over heads
         logits = self.classify(self.norm("norm", tokens))
         return openvino.Model([logits, op.concat(attention, 1)], [pixels], "vit")
@@ -57,8 +58,8 @@ class Graph:
         shape = op.concat([batch, whole(self.arch.prefix_tokens, self.arch.width)], 0)
         return op.concat([op.broadcast(constant(self.state["prefix"][None]), shape), patches], 1)
 
-    def block(self, name: str, x: Node) -> tuple[Node, Node]:
-        """The tokens after a block, and its attention (batch, heads, N, N)."""
+    def block(self, name: str, x: Node, keep: int | None) -> tuple[Node, Node]:
+        """The first `keep` tokens after a block, and its attention (batch, heads, N, N)."""
         heads, width = self.arch.heads, self.arch.width
         channels = width // heads
         qkv = self.linear(f"{name}qkv", self.norm(f"{name}norm1", x))
@@ -68,7 +69,10 @@ class Graph:
         q, k, v = (op.squeeze(part, whole(0)) for part in op.split(qkv, op.constant(0), 3).outputs())
         scores = op.matmul(op.multiply(q, constant(np.float32(channels**-0.5))), k, False, True)
         weights = op.softmax(scores, -1)
-        attended = op.transpose(op.matmul(weights, v, False, False), whole(0, 2, 1, 3))
+        queries = weights
+        if keep is not None:
+            x, queries = first(x, keep, axis=1), first(weights, keep, axis=2)
+        attended = op.transpose(op.matmul(queries, v, False, False), whole(0, 2, 1, 3))
         x = op.add(x, self.linear(f"{name}proj", op.reshape(attended, whole(0, 0, width), special_zero=True)))
         hidden = op.gelu(self.linear(f"{name}fc1", self.norm(f"{name}norm2", x)), "erf")
         return op.add(x, self.linear(f"{name}fc2", hidden)), weights
@@ -100,6 +104,11 @@ class Graph:
 def constant(value: NDArray[np.float32] | np.float32) -> Node:
     """A constant that shares the array's memory, and keeps it alive."""
     return op.constant(np.ascontiguousarray(value), shared_memory=True)
+
+
+def first(x: Node, count: int, axis: int) -> Node:
+    """The first `count` entries along an axis."""
+    return op.slice(x, whole(0), whole(count), whole(1), whole(axis))
 
 
 def whole(*values: int) -> Node:

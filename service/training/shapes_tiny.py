@@ -22,32 +22,31 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
-from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from service.datasets import shapes
-from service.explain.rollout import Rollout
 from service.models.spec import Architecture
 from service.models.vit import VisionTransformer
 from service.store.registry import Registry, StoredModel
+from service.training.measure import HELD_OUT_SEED, measure
+from service.training.patches import patch_shares, squashed_picture, to_pixels
 from service.types import Capture, Preprocess, Size
 from service.weights.checkpoint import Checkpoint
 
 NAME = "shapes-tiny"
 ARCHITECTURE = Architecture((224, 224), 16, 128, 12, 4, 512, len(shapes.CLASSES))
 PREPROCESS = Preprocess((224, 224), (224, 224), "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-ROLLOUT = Rollout()
-HELD_OUT_SEED = 1_000_003  # names the pictures that no training run may draw
 STRETCH = 0.3  # training pictures are drawn up to e ** 0.6 = 1.8 times as wide as tall, or as tall as wide
 PAIR_EVERY = 4  # one training picture in so many holds two objects
 
@@ -143,40 +142,9 @@ def training_picture(seed: int, index: int, size: Size, zoom: int) -> shapes.Pic
     return squashed_picture(seed, index, size, 2 if index % PAIR_EVERY == 0 else 1, zoom, stretch)
 
 
-def squashed_picture(
-    seed: int, index: int, size: Size, objects: int, zoom: int, stretch: float
-) -> shapes.Picture:
-    """A picture that is drawn `stretch` times as tall and as narrow, and squashed to `size` as inputs are."""
-    height, width = size
-    drawn_size = round(height * stretch), round(width / stretch)
-    drawn = shapes.picture(seed, index, drawn_size, objects, zoom)
-    masks = [cv2.resize(mask.astype(np.uint8), (width, height)) > 0 for mask in drawn.masks]
-    return shapes.Picture(cv2.resize(drawn.image, (width, height)), np.stack(masks), drawn.classes)
-
-
 def stage_at(step: int, recipe: Recipe) -> Stage:
     """The stage that a step belongs to."""
     return next(stage for stage in STAGES if step < stage.until * recipe.steps)
-
-
-def patch_shares(
-    picture: shapes.Picture, patch: int, classes: int
-) -> Float32[np.ndarray, "patches class_or_ground"]:
-    """How much of each patch, in reading order, is of each class, and of ground (last)."""
-    rows, columns = (side // patch for side in picture.image.shape[:2])
-    shares = np.zeros((rows, columns, classes + 1), np.float32)
-    for mask, kind in zip(picture.masks, picture.classes, strict=True):
-        shares[..., kind] = patch_cover(mask, patch)
-    shares[..., -1] = 1 - shares.sum(-1)
-    return shares.reshape(-1, classes + 1)
-
-
-def patch_cover(mask: Bool[np.ndarray, "height width"], patch: int) -> Float32[np.ndarray, "rows columns"]:
-    """The share of each patch's pixels that the mask covers."""
-    rows, columns = (side // patch for side in mask.shape)
-    cut = mask[: rows * patch, : columns * patch].reshape(rows, patch, columns, patch)
-    cover: Float32[np.ndarray, "rows columns"] = cut.mean((1, 3), dtype=np.float32)
-    return cover
 
 
 # ---- the model in training
@@ -233,11 +201,6 @@ def waves(arch: Architecture) -> Float[Tensor, "rows columns width"]:
     row_part = torch.cat([rows.sin(), rows.cos()], 1)[:, None].expand(-1, arch.grid[1], -1)
     column_part = torch.cat([columns.sin(), columns.cos()], 1)[None].expand(arch.grid[0], -1, -1)
     return torch.cat([row_part, column_part], dim=-1)
-
-
-def to_pixels(images: UInt8[Tensor, "batch height width 3"]) -> Float[Tensor, "batch 3 height width"]:
-    """0..255 to -1..1 (mean and std 0.5), channels first."""
-    return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def optimiser_of(learner: Learner, recipe: Recipe) -> torch.optim.AdamW:
@@ -344,78 +307,6 @@ def batches_from(step: int, last: int, trainer: Trainer, workers: int) -> Iterat
 def _one_thread(worker: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-
-
-# ---- what a model is worth
-
-
-class Scores(NamedTuple):
-    """What became of a picture.
-
-    label, predicted: the class of the largest object, and the model's.
-    present: the predicted class is in the picture.
-    touching: rollout's peak patch holds a pixel of an object; inside: at least half of its pixels are.
-    chance: how many of the patches hold a pixel of an object: what a random peak would score.
-    """
-
-    label: int
-    predicted: int
-    present: bool
-    touching: bool
-    inside: bool
-    chance: float
-
-
-@torch.inference_mode()
-def score(model: VisionTransformer, pictures: list[shapes.Picture]) -> list[Scores]:
-    """The model's answers and its rollouts (heads averaged) on a batch of pictures."""
-    images = torch.from_numpy(np.stack([picture.image for picture in pictures]))
-    trace = model(to_pixels(images), ROLLOUT.needs)
-    predicted, maps = trace.logits.argmax(-1).tolist(), ROLLOUT(trace).flatten(1)
-    scores = []
-    for picture, guess, peak in zip(pictures, predicted, maps.argmax(-1).tolist(), strict=True):
-        cover = patch_cover(np.logical_or.reduce(picture.masks), model.arch.patch).ravel()
-        touching, inside = bool(cover[peak] > 0), bool(cover[peak] >= 0.5)
-        chance = float((cover > 0).mean())
-        scores.append(Scores(picture.label, guess, guess in picture.classes, touching, inside, chance))
-    return scores
-
-
-def measure(
-    model: VisionTransformer,
-    count: int,
-    objects: int = 1,
-    aspect: float = 1.0,
-    seed: int = HELD_OUT_SEED,
-    batch: int = 50,
-) -> dict[str, Any]:
-    """Accuracy and where rollout's peak lies on `count` pictures of a seed, overall and by class.
-
-    aspect: how many times as wide as tall the pictures are drawn, before they are squashed to the input.
-    """
-    scores: list[Scores] = []
-    size, stretch = model.arch.trained_size, aspect**-0.5
-    for first in range(0, count, batch):
-        indices = range(first, min(count, first + batch))
-        scores += score(model, [squashed_picture(seed, i, size, objects, 1, stretch) for i in indices])
-    by_class = {
-        name: _summary([s for s in scores if s.label == index]) for index, name in enumerate(shapes.CLASSES)
-    }
-    return {"seed": seed, "objects": objects, "aspect": aspect, **_summary(scores), "by_class": by_class}
-
-
-def _summary(scores: list[Scores]) -> dict[str, float | None]:
-    def share(values: list[float]) -> float | None:
-        return round(float(np.mean(values)), 4) if values else None
-
-    return {
-        "pictures": len(scores),
-        "accuracy": share([s.label == s.predicted for s in scores]),
-        "predicted_class_present": share([s.present for s in scores]),
-        "peak_touches_object": share([s.touching for s in scores]),
-        "peak_half_inside_object": share([s.inside for s in scores]),
-        "random_patch_touches_object": share([s.chance for s in scores]),
-    }
 
 
 # ---- commands

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from service.datasets import shapes
 from service.models.spec import Architecture
 from service.models.vit import VisionTransformer
-from service.training import shapes_tiny
+from service.training import measure, patches, shapes_tiny
 from service.training.shapes_tiny import Batches, Recipe, Trainer
 from service.types import Capture, Trace
 
@@ -92,12 +92,12 @@ def test_training_pictures_are_squashed_with_their_masks(size):
 
 def test_the_held_out_pictures_can_not_be_trained_on():
     with pytest.raises(ValueError, match="held-out"):
-        Batches(Recipe(steps=1, seed=shapes_tiny.HELD_OUT_SEED), SMALL)
+        Batches(Recipe(steps=1, seed=measure.HELD_OUT_SEED), SMALL)
 
 
 def test_patch_shares_are_the_masks_areas():
     picture = shapes.picture(1, 2, (64, 96), objects=2)
-    shares = shapes_tiny.patch_shares(picture, 16, len(shapes.CLASSES)).reshape(4, 6, -1)
+    shares = patches.patch_shares(picture, 16, len(shapes.CLASSES)).reshape(4, 6, -1)
     for mask, kind in zip(picture.masks, picture.classes, strict=True):
         assert shares[..., kind].sum() * 16 * 16 == pytest.approx(mask.sum())
         assert shares[1, 2, kind] == pytest.approx(mask[16:32, 32:48].mean())
@@ -122,7 +122,7 @@ def test_measuring_counts_what_is_right(monkeypatch):
         return Trace(logits, attention, 1, (4, 6))
 
     monkeypatch.setattr(VisionTransformer, "forward", answer)
-    figures = shapes_tiny.measure(VisionTransformer(SMALL), 60, objects=2, seed=5, batch=16)
+    figures = measure.measure(VisionTransformer(SMALL), 60, objects=2, seed=5, batch=16)
     pictures = [shapes.picture(5, index, (64, 96), 2) for index in range(60)]
     assert figures["accuracy"] == pytest.approx(np.mean([p.label == 3 for p in pictures]), abs=1e-4)
     present = np.mean([3 in p.classes for p in pictures])
@@ -147,7 +147,7 @@ def test_the_commands_train_resume_and_evaluate(tmp_path, monkeypatch):
 
 def test_the_bundled_model_knows_fresh_pictures():
     assert (BUNDLED / "model.safetensors").stat().st_size <= 12_000_000
-    figures = shapes_tiny.measure(shapes_tiny.load(BUNDLED), 64, seed=77)
+    figures = measure.measure(shapes_tiny.load(BUNDLED), 64, seed=77)
     assert figures["accuracy"] >= 0.95
     assert figures["peak_touches_object"] >= 0.85
 
