@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
-import numpy as np
 import torch
-from jaxtyping import Float
 
+from service.engine.answers import Layout, Overlay, Seen, blocks_answer, prediction, rollout_answer
 from service.engine.batcher import Batcher, deadline_exceeded
 from service.engine.budget import Budget, Hold
 from service.engine.runner import LoadedModel, Runner
@@ -24,19 +23,16 @@ from service.errors import DeadlineExceeded, NotReady, QueueFull, UnknownModel
 from service.explain import catalog
 from service.explain.blocks import BlockMaps
 from service.explain.rollout import Rollout
-from service.imaging import png, render
 from service.imaging.decode import Picture, decode, decode_draft
-from service.imaging.preprocess import preprocess, seen_box
+from service.imaging.preprocess import preprocess
 from service.settings import Settings
 from service.stages import Stages
 from service.store.registry import Registry
 from service.types import (
-    RGB,
     BlocksAnswer,
     Explainer,
     HeadFusion,
     Job,
-    Label,
     Outcome,
     Pixels,
     Prediction,
@@ -47,18 +43,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True)
-class Seen:
-    """An image that went through the device.
+JOIN_S = 5.0
+"""How long closing waits for a device thread that nobody waits for any more."""
 
-    width, height: of the upright image, pixels.
-    image: the upright image, kept only where a picture is drawn over it.
-    """
+PATIENCE = 0.8
+"""The share of a request's time that it may be predicted to wait: predictions err, and work is not free."""
 
-    width: int
-    height: int
-    image: RGB | None
-    outcome: Outcome
+DropReason = Literal["cancelled", "expired"]
+DropObserver = Callable[[DropReason], None]
 
 
 @dataclass(frozen=True)
@@ -74,18 +66,6 @@ class Place:
     deadline: float
     timeout: asyncio.Timeout
     pixels: Hold
-
-
-Overlay = Literal["none", "masked", "heatmap"]
-Layout = Literal["row", "grid"]
-DropReason = Literal["cancelled", "expired"]
-DropObserver = Callable[[DropReason], None]
-
-JOIN_S = 5.0
-"""How long closing waits for a device thread that nobody waits for any more."""
-
-PATIENCE = 0.8
-"""The share of a request's time that it may be predicted to wait: predictions err, and work is not free."""
 
 
 class Engine:
@@ -362,51 +342,3 @@ class Engine:
 def is_path(model: str) -> bool:
     """Whether a --model value is meant as a folder rather than as a name in the store."""
     return "/" in model or Path(model).is_dir()
-
-
-def prediction(model: LoadedModel, seen: Seen, top_k: int) -> Prediction:
-    """The labels of what was seen, the top_k best."""
-    labels = top_labels(seen.outcome.logits, model.manifest.labels, top_k)
-    box = seen_box(seen.width, seen.height, model.manifest.preprocessing)
-    return Prediction(model.manifest.name, seen.width, seen.height, box, labels)
-
-
-def top_labels(logits: Float[np.ndarray, " classes"], names: list[str], top_k: int) -> list[Label]:
-    """The softmax's top_k classes, highest first; equal scores in class order."""
-    exp = np.exp(logits - logits.max())
-    scores = exp / exp.sum()
-    best = np.argsort(-scores, kind="stable")[:top_k]
-    return [Label(int(i), names[i], float(scores[i])) for i in best]
-
-
-def rollout_answer(
-    model: LoadedModel, seen: Seen, top_k: int, overlay: Overlay, stages: Stages
-) -> RolloutAnswer:
-    """Renders a rollout: the mask, and the overlay where one is asked for."""
-    assert seen.outcome.maps is not None
-    with stages.measure("render"):
-        answer, grid = prediction(model, seen, top_k), seen.outcome.maps[0]
-        mask = render.mask(grid, seen.width, seen.height, answer.seen)
-        picture = None
-        if seen.image is not None:
-            draw = render.masked if overlay == "masked" else render.heatmap
-            picture = png.encode(draw(mask, seen.image))
-        return RolloutAnswer(answer, grid, png.encode(render.to_grey(mask)), picture)
-
-
-def blocks_answer(
-    model: LoadedModel,
-    seen: Seen,
-    top_k: int,
-    layout: Layout,
-    max_side: int,
-    max_pixels: int,
-    stages: Stages,
-) -> BlocksAnswer:
-    """Renders the canvas of all blocks."""
-    assert seen.outcome.maps is not None
-    with stages.measure("render"):
-        answer, grids = prediction(model, seen, top_k), seen.outcome.maps
-        canvas = render.canvas(grids, seen.width, seen.height, answer.seen, layout, max_side, max_pixels)
-        picture = png.encode(canvas.levels, render.JET)
-        return BlocksAnswer(answer, grids, picture, canvas.columns, canvas.panel, canvas.scale)
