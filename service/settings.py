@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, StringConstraints
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 
 Runtime = Literal["auto", "torch", "openvino"]
 
@@ -40,7 +40,8 @@ class Settings(BaseSettings):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
     precision: Precision = Field(
         "auto",
-        description="auto is bf16 where the device multiplies bf16 natively, else fp32; fp32 is exact.",
+        description="auto is the fastest that keeps labels and maps: int8 or bf16 where the device "
+        "multiplies them natively, else fp32; fp32 is exact.",
     )
     runtime: Runtime = Field(
         "auto", description="auto is openvino for a ViT on a CPU where it is installed, else torch."

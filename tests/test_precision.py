@@ -1,4 +1,4 @@
-"""What bf16 costs on real photographs, against torch in fp32: labels and maps must hold."""
+"""What bf16 and int8 cost on real photographs, against torch in fp32: labels and maps must hold."""
 
 from pathlib import Path
 
@@ -48,16 +48,29 @@ def exact(test_data: Path, photographs: list[np.ndarray]) -> Answers:
     return answers(test_data, photographs, "torch", "fp32")
 
 
-@pytest.mark.parametrize("runtime", ["torch", "openvino"])
-def test_bf16_keeps_labels_and_maps(
-    test_data: Path, photographs: list[np.ndarray], exact: Answers, runtime: str
+@pytest.mark.parametrize(
+    ("runtime", "precision"), [("torch", "bf16"), ("openvino", "bf16"), ("openvino", "int8")]
+)
+def test_rounding_keeps_labels_and_maps(
+    test_data: Path, photographs: list[np.ndarray], exact: Answers, runtime: str, precision: str
 ) -> None:
     if runtime == "openvino" and not has_openvino():
         pytest.skip("the optional runtime is not installed")
-    rounded = answers(test_data, photographs, runtime, "bf16")
+    if precision == "int8" and not torch.cpu.get_capabilities().get("avx512_vnni"):
+        pytest.skip("this CPU does not multiply int8")
+    rounded = answers(test_data, photographs, runtime, precision)
     agree = [ours[0] == theirs[0] for ours, theirs in zip(rounded, exact, strict=True)]
+    rollouts = [correlation(ours[1], theirs[1]) for ours, theirs in zip(rounded, exact, strict=True)]
+    blocks = [
+        correlation(our_block, their_block)
+        for ours, theirs in zip(rounded, exact, strict=True)
+        for our_block, their_block in zip(ours[2], theirs[2], strict=True)
+    ]
+    print(f"{sum(agree)} of {len(agree)} labels, rollouts {min(rollouts):.4f}, blocks {min(blocks):.4f}")
     assert np.mean(agree) >= 0.99
-    for ours, theirs in zip(rounded, exact, strict=True):
-        assert np.corrcoef(ours[1].ravel(), theirs[1].ravel())[0, 1] >= 0.99
-        for our_block, their_block in zip(ours[2], theirs[2], strict=True):
-            assert np.corrcoef(our_block.ravel(), their_block.ravel())[0, 1] >= 0.99
+    assert min(rollouts) >= 0.99
+    assert min(blocks) >= 0.99
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])

@@ -23,6 +23,7 @@ class Forward(Protocol):
     """A model that is ready to run: a batch of pixels, float32 on the host, to its Trace."""
 
     runtime: str
+    precision: str
 
     def __call__(self, pixels: Batch, capture: Capture) -> Trace:
         """Logits, and the attention that `capture` names."""
@@ -36,6 +37,7 @@ class TorchForward:
 
     def __init__(self, module: nn.Module, device: torch.device, precision: str) -> None:
         self.device = device
+        self.precision = precision
         self.dtype = DTYPES[precision]
         self.module = module.to(device, self.dtype)
 
@@ -58,17 +60,19 @@ class OpenVinoForward:
     def __init__(self, module: VisionTransformer, input_size: Size, precision: str, threads: int) -> None:
         import openvino
 
-        from service.models.vit_graph import build_graph
+        from service.models.vit_graph import build_graph, quantization_group
 
+        self.precision = precision
         self.torch = TorchForward(module, torch.device("cpu"), "fp32")
         self.prefix_tokens = module.arch.prefix_tokens
         self.grid = input_size[0] // module.arch.patch, input_size[1] // module.arch.patch
         options = {
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+            "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": quantization_group(module.arch.width),
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
         }
-        compiled = openvino.Core().compile_model(build_graph(module, input_size), "CPU", options)
+        compiled = openvino.Core().compile_model(build_graph(module, input_size, precision), "CPU", options)
         self.request = compiled.create_infer_request()
 
     def __call__(self, pixels: Batch, capture: Capture) -> Trace:
@@ -90,7 +94,10 @@ def captured(attention: Float[Tensor, "batch block token token"], capture: Captu
 def forward_of(
     module: nn.Module, input_size: Size, device: torch.device, precision: str, runtime: Runtime, threads: int
 ) -> Forward:
-    """The fastest way to run this module: OpenVINO for a ViT on a CPU where it is installed, else torch."""
+    """The fastest way to run this module: OpenVINO for a ViT on a CPU where it is installed, else torch.
+
+    What OpenVINO would compute in int8, torch computes in bf16.
+    """
     if (
         runtime != "torch"
         and device.type == "cpu"
@@ -98,7 +105,7 @@ def forward_of(
         and has_openvino()
     ):
         return OpenVinoForward(module, input_size, precision, threads)
-    return TorchForward(module, device, precision)
+    return TorchForward(module, device, "bf16" if precision == "int8" else precision)
 
 
 def has_openvino() -> bool:

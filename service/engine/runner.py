@@ -53,7 +53,7 @@ class Runner:
         if runtime == "openvino" and not has_openvino():
             raise DeviceError("OpenVINO is not installed: pip install openvino, or use --runtime torch.")
         self.device = choose_device(device)
-        self.precision = choose_precision(self.device, precision)
+        self.precision = choose_precision(self.device, precision, runtime)
         self.runtime = runtime
         self.threads = threads or cpu_budget()
 
@@ -63,7 +63,7 @@ class Runner:
         module = module.eval().requires_grad_(False)
         input_size = manifest.preprocessing.input_size
         forward = forward_of(module, input_size, self.device, self.precision, self.runtime, self.threads)
-        return LoadedModel(manifest, forward, captures, str(self.device), self.precision)
+        return LoadedModel(manifest, forward, captures, str(self.device), forward.precision)
 
     def warm_up(self, model: LoadedModel) -> None:
         """One forward pass a kind of request, so that no user pays for first-call work."""
@@ -125,16 +125,30 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_precision(device: torch.device, precision: Precision) -> str:
-    """What "auto" means on this device: bf16 where it multiplies bf16 natively, else fp32.
+def choose_precision(device: torch.device, precision: Precision, runtime: Runtime) -> str:
+    """What a model is computed in. "auto": the fastest that keeps labels and maps (tests/test_precision.py).
 
-    Raises DeviceError for fp16 on a CPU.
+    int8 where OpenVINO runs on a CPU that multiplies both bf16 and int8 natively; bf16 where that is native;
+    else fp32. Raises DeviceError for what this device can't compute in.
     """
-    if precision == "fp16" and device.type == "cpu":
-        raise DeviceError("fp16 is for CUDA devices; on a CPU use --precision auto, bf16 or fp32.")
+    if device.type == "cuda":
+        if precision == "int8":
+            raise DeviceError("int8 is for CPUs; on a CUDA device use --precision auto, bf16, fp16 or fp32.")
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return precision if precision != "auto" else "bf16" if native else "fp32"
+    if precision == "fp16":
+        raise DeviceError("fp16 is for CUDA devices; on a CPU use --precision auto, int8, bf16 or fp32.")
+    cpu = torch.cpu.get_capabilities()
+    can_int8 = runtime != "torch" and has_openvino() and cpu.get("avx512_vnni", False)
+    if precision == "int8" and not can_int8:
+        raise DeviceError(
+            "int8 needs OpenVINO (pip install openvino) and a CPU with AVX512-VNNI; use --precision auto, "
+            "bf16 or fp32."
+        )
     if precision != "auto":
         return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    cpu = torch.cpu.get_capabilities()
-    return "bf16" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "fp32"
+    if cpu.get("amx_bf16"):
+        return "bf16"  # in tiles, against which these int8 products were never measured
+    if cpu.get("avx512_bf16"):
+        return "int8" if can_int8 else "bf16"
+    return "fp32"

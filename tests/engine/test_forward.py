@@ -8,6 +8,7 @@ from service.engine.forward import Forward, OpenVinoForward, TorchForward, forwa
 from service.engine.runner import DeviceError, Runner, choose_precision
 from service.models.spec import Architecture
 from service.models.vit import VisionTransformer
+from service.settings import Runtime
 from service.types import Capture
 
 ARCH = Architecture((21, 35), 7, width=33, depth=3, heads=3, mlp_width=41, classes=13, prefix_tokens=2)
@@ -84,11 +85,28 @@ def test_a_device_or_precision_that_is_not_here_is_told(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("capability", "expected"), [("avx512_bf16", "bf16"), ("amx_bf16", "bf16"), ("avx2", "fp32")]
+    ("capabilities", "runtime", "expected"),
+    [
+        ({"avx512_bf16", "avx512_vnni"}, "auto", "int8"),
+        ({"avx512_bf16", "avx512_vnni"}, "torch", "bf16"),
+        ({"avx512_bf16"}, "auto", "bf16"),
+        ({"amx_bf16", "avx512_bf16", "avx512_vnni"}, "auto", "bf16"),
+        ({"avx512_vnni"}, "auto", "fp32"),
+        ({"avx2"}, "auto", "fp32"),
+    ],
 )
-def test_auto_precision_is_bf16_where_it_is_native(
-    monkeypatch: pytest.MonkeyPatch, capability: str, expected: str
+def test_auto_precision_is_the_fastest_that_is_native(
+    monkeypatch: pytest.MonkeyPatch, capabilities: set[str], runtime: Runtime, expected: str
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
-    assert choose_precision(CPU, "auto") == expected
-    assert choose_precision(CPU, "fp32") == "fp32"
+    monkeypatch.setattr("service.engine.runner.has_openvino", lambda: True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(capabilities, True))
+    assert choose_precision(CPU, "auto", runtime) == expected
+    assert choose_precision(CPU, "fp32", runtime) == "fp32"
+
+
+def test_int8_is_refused_where_it_can_not_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    with pytest.raises(DeviceError, match=r"AVX512-VNNI.*--precision auto"):
+        choose_precision(CPU, "int8", "auto")
+    with pytest.raises(DeviceError, match="int8 is for CPUs"):
+        choose_precision(torch.device("cuda"), "int8", "auto")

@@ -33,7 +33,7 @@ def test_logits_and_attention_equal_torch_for_every_batch_size(
 
     model = random_vit(arch)
     options = {"INFERENCE_PRECISION_HINT": "f32"}
-    graph = openvino.Core().compile_model(build_graph(model, size), "CPU", options)
+    graph = openvino.Core().compile_model(build_graph(model, size, "fp32"), "CPU", options)
     for batch in (1, 3, 2):
         pixels = torch.randn(batch, 3, *size)
         trace = model(pixels, Capture.FUSED_MEAN)
