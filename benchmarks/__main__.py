@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.options import Options
 from benchmarks.report import Part, write
 
+ON_A_CARD = (1, 8, 32, 128)
 MODULES = {1: "forward", 2: "served", 3: "stages", 4: "open_loop", 5: "memory"}
 
 
@@ -52,13 +53,15 @@ def parse() -> Options:
     parser.add_argument("--seconds", type=float, default=default.seconds, help="of load a measurement")
     parser.add_argument("--model", default=default.model, help="an architecture, such as B/16 or Ti/16")
     parser.add_argument("--device", default=default.device)
-    parser.add_argument("--batches", type=integers, default=default.batches)
+    parser.add_argument("--batches", type=integers, help="default: 1,4,8,16; on a card 1,8,32,128")
     parser.add_argument("--in-flight", type=integers, default=default.in_flight)
     parser.add_argument("--requests", type=integers, default=default.requests, help="of part 5: two numbers")
     parser.add_argument("--out", type=Path, default=default.out)
     parser.add_argument("--quick", action="store_true", help="prove that it runs; measure nothing well")
     arguments = vars(parser.parse_args())
     quick = arguments.pop("quick")
+    if arguments["batches"] is None:
+        arguments["batches"] = default.batches if arguments["device"] == "cpu" else ON_A_CARD
     options = replace(default, **arguments)
     return options.quick() if quick else options
 

@@ -15,7 +15,7 @@ from benchmarks import matmul, models, plots, runtimes
 from benchmarks.options import Options
 from benchmarks.report import Part, Target
 from benchmarks.samples import Samples, interleaved, median, ratio, spread
-from service.engine.runner import Runner
+from service.engine.runner import DeviceError, Runner
 from service.engine.threads import cpu_budget
 from service.load.markdown import table
 from service.models.spec import architecture
@@ -66,8 +66,9 @@ def run(options: Options) -> Part:
     for batch in options.batches:
         measure(rows, batch, rounds(options.repeats, batch))
     plotted = plots.forward(options.out.with_name(PLOT), options.batches, medians(rows, options.batches))
-    text = "\n\n".join([intro(options), *(block(rows, options, it) for it in PRECISIONS), plotted])
-    return Part(f"1. Forward passes, {options.model}", text, targets(rows))
+    blocks = [block(rows, options, it) for it in dict.fromkeys(row.precision for row in rows)]
+    text = "\n\n".join([intro(options), *blocks, images_a_second(rows, options), plotted])
+    return Part(f"1. Forward passes, {options.model}", text, targets(rows, options))
 
 
 def rounds(repeats: int, batch: int) -> int:
@@ -96,6 +97,18 @@ def cases(options: Options, registry: Registry) -> Iterator[Row]:
             yield Row(precision, "OpenVINO, logits only", make)
     if options.device == "cpu":
         yield Row("fp32", "onnxruntime, logits only", runtimes.OnnxRuntime(options.model))
+        yield from in_int8(registry)
+
+
+def in_int8(registry: Registry) -> Iterator[Row]:
+    """Ours where linear layers multiply whole numbers, if this CPU can."""
+    try:
+        model = models.load(Runner("cpu", "int8"), registry)
+    except DeviceError as error:
+        yield Row("int8", "ours", partial(ours, None), missing=str(error))
+        return
+    for name, capture in CAPTURES.items():
+        yield Row("int8", f"ours, {name}", partial(ours, model.forward, capture))
 
 
 def floor(shape: object, dtype: torch.dtype, device: str, pixels: np.ndarray) -> Forward:
@@ -140,21 +153,22 @@ def measure(rows: list[Row], batch: int, rounds: int) -> None:
 def intro(options: Options) -> str:
     return (
         f"Milliseconds an image on {options.device}, {cpu_budget()} threads: median (quartiles), and how "
-        "many times OpenVINO's logits-only pass at the same precision that is, paired round by round. "
-        "*Matrix products alone* are the qkv, proj, fc1 and fc2 products of all blocks, prepacked by oneDNN."
+        "many times OpenVINO's logits-only pass at the same precision (for int8: in bf16) that is, paired "
+        "round by round. *Matrix products alone* are the qkv, proj, fc1 and fc2 products of all blocks, "
+        "prepacked by oneDNN."
     )
 
 
 def block(rows: list[Row], options: Options, precision: str) -> str:
     """The table of one precision, and the rate of the floor."""
     chosen = [row for row in rows if row.precision == precision]
-    against = next((row for row in chosen if row.what.startswith("OpenVINO")), None)
+    comparable = "bf16" if precision == "int8" else precision
+    against = next((row for row in rows if row.name == f"{comparable} OpenVINO, logits only"), None)
     lines = [
         [row.what, *(row.missing or cell(row, against, batch) for batch in options.batches)] for row in chosen
     ]
-    return f"{table([precision, *(f'batch {batch}' for batch in options.batches)], lines)}\n\n" + rate(
-        chosen[0], options
-    )
+    text = table([precision, *(f"batch {batch}" for batch in options.batches)], lines)
+    return f"{text}\n\n{rate(chosen[0], options)}" if chosen[0].what == FLOOR else text
 
 
 def cell(row: Row, against: Row | None, batch: int) -> str:
@@ -174,12 +188,31 @@ def rate(row: Row, options: Options) -> str:
     return f"{row.precision} matrix products, GFLOP/s: {figures}."
 
 
+def images_a_second(rows: list[Row], options: Options) -> str:
+    """Our passes as a rate, and as a share of what the matrix products alone reach in the same precision."""
+    floors = {row.precision: row for row in rows if row.what == FLOOR}
+    lines = []
+    for row in rows:
+        if row.what.startswith("ours,") and row.precision in floors and not row.missing:
+            times = [
+                (median(row.per_image(it)), median(floors[row.precision].per_image(it)))
+                for it in options.batches
+            ]
+            lines.append([row.name, *(f"{1000 / own:.4g}/s · {bound / own:.0%}" for own, bound in times)])
+    columns = ["images a second · share of the products' rate", *(f"batch {it}" for it in options.batches)]
+    return table(columns, lines)
+
+
 def medians(rows: list[Row], batches: tuple[int, ...]) -> dict[str, list[float]]:
     return {row.name: [median(row.per_image(batch)) for batch in batches] for row in rows if not row.missing}
 
 
-def targets(rows: list[Row]) -> list[Target]:
-    """Each at batch 4 and 8, ratios paired by round."""
+def targets(rows: list[Row], options: Options) -> list[Target]:
+    """On a CPU each at batch 4 and 8, ratios paired by round; on a CUDA card one rate, at the best batch."""
+    if options.device != "cpu":
+        fused = next(row for row in rows if row.name == "bf16 ours, fused N x N")
+        best = max(1000 / median(fused.per_image(batch)) for batch in options.batches)
+        return [Target("bf16 forward, fused N x N", 10_000, best, "images/s", at_least=True)]
     found = {row.name: row.seconds for row in rows}
 
     def compared(what: str, of: str, to: str, limit: float) -> Iterator[Target]:
@@ -200,9 +233,15 @@ def targets(rows: list[Row]) -> list[Target]:
             "fp32 OpenVINO, logits only",
             1.1,
         ),
+        *compared(
+            "int8 forward, fused N x N / OpenVINO bf16 logits",
+            "int8 ours, fused N x N",
+            "bf16 OpenVINO, logits only",
+            1.0,
+        ),
         *(
             target
-            for precision in PRECISIONS
+            for precision in (*PRECISIONS, "int8")
             for capture in ("fused N x N", "CLS rows")
             for target in compared(
                 f"{precision} {capture} / no capture",

@@ -14,13 +14,13 @@ def forward(path: Path, batches: Sequence[int], milliseconds: Mapping[str, Seque
         figure, axes = _figure(2)
     except ImportError as error:
         return f"(No plot: {error}.)"
-    for axis, precision in zip(axes, ("fp32", "bf16"), strict=True):
+    for axis, precisions in zip(axes, (("fp32",), ("bf16", "int8")), strict=True):
         for name, values in milliseconds.items():
-            if name.startswith(precision):
-                what = name.removeprefix(f"{precision} ")
-                width = 2.2 if what.startswith("ours,") else 1.2
+            if name.startswith(precisions):
+                what = name.removeprefix(f"{precisions[0]} ")
+                width = 2.2 if "ours," in what else 1.2
                 axis.plot(batches, values, marker="o", linewidth=width, markersize=4, label=what)
-        axis.set(title=precision, xlabel="batch", xscale="log", ylim=(0, None))
+        axis.set(title=", ".join(precisions), xlabel="batch", xscale="log", ylim=(0, None))
         axis.set_xticks(list(batches), [str(batch) for batch in batches])
         axis.minorticks_off()
         axis.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)

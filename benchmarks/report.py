@@ -93,7 +93,7 @@ def machine() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     rows = [
         ["processor", f"{_processor()}; {cpu_budget()} of {os.cpu_count()} CPUs"],
-        ["bf16", _bf16()],
+        ["bf16 and int8", _native()],
         ["memory", f"{memory:.0f} GiB"],
         ["system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}"],
         ["packages", ", ".join(_versions())],
@@ -114,10 +114,14 @@ def _processor() -> str:
     return f"{name} (family {facts.get('cpu family', '?')}, model {facts.get('model', '?')})"
 
 
-def _bf16() -> str:
+def _native() -> str:
     import torch
 
-    names = [name for name in ("avx512_bf16", "amx_bf16") if torch.cpu.get_capabilities().get(name)]
+    names = [
+        name
+        for name in ("avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
+        if torch.cpu.get_capabilities().get(name)
+    ]
     if torch.cuda.is_available():
         names.append(torch.cuda.get_device_name())
     return ", ".join(names) or "not native"

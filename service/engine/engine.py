@@ -169,7 +169,7 @@ class Engine:
         for name in self.settings.model:
             stored = self.registry.open_path(Path(name)) if is_path(name) else self.registry.open(name)
             model = self.runner.load(*self.registry.load(stored))
-            self.runner.warm_up(model)
+            self.runner.warm_up(model, self.batcher.max_batch)
             models[model.manifest.name] = model
         return models
 

@@ -1,8 +1,9 @@
-"""What runs a forward pass: torch anywhere, or OpenVINO on a CPU, both from pixels to the same Trace."""
+"""What runs a forward pass: torch anywhere, or OpenVINO on a CPU, all from pixels to the same Trace."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,41 +11,50 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from service.engine.cuda import CudaForward
 from service.models.vit import VisionTransformer
 from service.settings import Runtime
-from service.types import Capture, Size, Trace
-
-Batch = Float[np.ndarray, "batch 3 height width"]
+from service.types import Capture, Pixels, Size, Trace
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Forward(Protocol):
-    """A model that is ready to run: a batch of pixels, float32 on the host, to its Trace."""
+    """A model that is ready to run: the pixels of a batch, float32 on the host, to its Trace.
+
+    runtime, precision: what computes, and in what.
+    """
 
     runtime: str
     precision: str
 
-    def __call__(self, pixels: Batch, capture: Capture) -> Trace:
+    def sizes(self, max_batch: int) -> list[int]:
+        """The batch sizes whose first run is slow, where batches have max_batch images at most."""
+        ...
+
+    def __call__(self, pixels: Sequence[Pixels], capture: Capture) -> Trace:
         """Logits, and the attention that `capture` names."""
         ...
 
 
 class TorchForward:
-    """The reference, on any device."""
+    """The reference, on a CPU."""
 
     runtime = "torch"
 
-    def __init__(self, module: nn.Module, device: torch.device, precision: str) -> None:
-        self.device = device
+    def __init__(self, module: nn.Module, precision: str) -> None:
         self.precision = precision
         self.dtype = DTYPES[precision]
-        self.module = module.to(device, self.dtype)
+        self.module = module.to(self.dtype)
+
+    def sizes(self, max_batch: int) -> list[int]:
+        """As Forward says."""
+        return [1]
 
     @torch.inference_mode()
-    def __call__(self, pixels: Batch, capture: Capture) -> Trace:
-        """As Forward says; the Trace is on the device."""
-        trace: Trace = self.module(torch.from_numpy(pixels).to(self.device, self.dtype), capture)
+    def __call__(self, pixels: Sequence[Pixels], capture: Capture) -> Trace:
+        """As Forward says."""
+        trace: Trace = self.module(torch.from_numpy(np.stack(pixels)).to(self.dtype), capture)
         return trace
 
 
@@ -63,7 +73,7 @@ class OpenVinoForward:
         from service.models.vit_graph import build_graph, quantization_group
 
         self.precision = precision
-        self.torch = TorchForward(module, torch.device("cpu"), "fp32")
+        self.torch = TorchForward(module, "fp32")
         self.prefix_tokens = module.arch.prefix_tokens
         self.grid = input_size[0] // module.arch.patch, input_size[1] // module.arch.patch
         options = {
@@ -75,11 +85,15 @@ class OpenVinoForward:
         compiled = openvino.Core().compile_model(build_graph(module, input_size, precision), "CPU", options)
         self.request = compiled.create_infer_request()
 
-    def __call__(self, pixels: Batch, capture: Capture) -> Trace:
+    def sizes(self, max_batch: int) -> list[int]:
+        """As Forward says."""
+        return [1]
+
+    def __call__(self, pixels: Sequence[Pixels], capture: Capture) -> Trace:
         """As Forward says."""
         if capture not in (Capture.NONE, Capture.CLS_ROWS, Capture.FUSED_MEAN):
             return self.torch(pixels, capture)
-        outputs = self.request.infer([pixels], share_inputs=True, share_outputs=True)
+        outputs = self.request.infer([np.stack(pixels)], share_inputs=True, share_outputs=True)
         logits, attention = (torch.from_numpy(outputs[i]) for i in range(2))
         return Trace(logits.clone(), captured(attention, capture), self.prefix_tokens, self.grid)
 
@@ -94,18 +108,15 @@ def captured(attention: Float[Tensor, "batch block token token"], capture: Captu
 def forward_of(
     module: nn.Module, input_size: Size, device: torch.device, precision: str, runtime: Runtime, threads: int
 ) -> Forward:
-    """The fastest way to run this module: OpenVINO for a ViT on a CPU where it is installed, else torch.
+    """The fastest way to run this module on that device: OpenVINO for a ViT on a CPU where it is installed.
 
     What OpenVINO would compute in int8, torch computes in bf16.
     """
-    if (
-        runtime != "torch"
-        and device.type == "cpu"
-        and isinstance(module, VisionTransformer)
-        and has_openvino()
-    ):
+    if device.type == "cuda":
+        return CudaForward(module, device, DTYPES[precision], precision)
+    if runtime != "torch" and isinstance(module, VisionTransformer) and has_openvino():
         return OpenVinoForward(module, input_size, precision, threads)
-    return TorchForward(module, device, "bf16" if precision == "int8" else precision)
+    return TorchForward(module, "bf16" if precision == "int8" else precision)
 
 
 def has_openvino() -> bool:

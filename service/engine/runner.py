@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from service.engine.forward import Batch, Forward, forward_of, has_openvino
+from service.engine.forward import Forward, forward_of, has_openvino
 from service.engine.threads import cpu_budget
 from service.errors import ServiceError
 from service.settings import Precision, Runtime
 from service.store.manifest import Manifest
-from service.types import Capture, Explainer, Job, Outcome, Trace
+from service.types import Capture, Explainer, Job, Outcome, Pixels, Trace
 
 
 class DeviceError(ServiceError):
@@ -65,12 +65,13 @@ class Runner:
         forward = forward_of(module, input_size, self.device, self.precision, self.runtime, self.threads)
         return LoadedModel(manifest, forward, captures, str(self.device), forward.precision)
 
-    def warm_up(self, model: LoadedModel) -> None:
-        """One forward pass a kind of request, so that no user pays for first-call work."""
-        blank: Batch = np.zeros((1, 3, *model.manifest.preprocessing.input_size), np.float32)
+    def warm_up(self, model: LoadedModel, max_batch: int) -> None:
+        """A forward pass of each kind of request, so that no user pays for first-call work."""
+        blank: Pixels = np.zeros((3, *model.manifest.preprocessing.input_size), np.float32)
         for capture in (Capture.NONE, Capture.CLS_ROWS, Capture.FUSED_MEAN):
             if capture in model.captures:
-                model.forward(blank, capture)
+                for size in model.forward.sizes(max_batch):
+                    model.forward([blank] * size, capture)
 
     @torch.inference_mode()
     def run(self, model: LoadedModel, jobs: Sequence[Job], started: float) -> list[Outcome]:
@@ -79,7 +80,7 @@ class Runner:
         started: when the batch was cut, on the clock that the jobs were submitted on.
         """
         begin = time.perf_counter()
-        trace = model.forward(np.stack([job.pixels for job in jobs]), jobs[0].capture)
+        trace = model.forward([job.pixels for job in jobs], jobs[0].capture)
         logits = trace.logits.cpu().numpy()
         forward_done = time.perf_counter()
         maps = explain(trace, [job.explainer for job in jobs])

@@ -117,7 +117,7 @@ def tiny_model(name: str, classes: int) -> LoadedModel:
     )
     return LoadedModel(
         manifest,
-        TorchForward(torch.nn.Identity(), torch.device("cpu"), "fp32"),
+        TorchForward(torch.nn.Identity(), "fp32"),
         frozenset(Capture),
         "cpu",
         "fp32",
