@@ -17,7 +17,7 @@ from service.engine.answers import Layout, Overlay, Seen, blocks_answer, predict
 from service.engine.batcher import Batcher, deadline_exceeded
 from service.engine.budget import Budget, Hold
 from service.engine.runner import LoadedModel, Runner
-from service.engine.threads import cpu_budget
+from service.engine.threads import cpu_budget, step_back
 from service.engine.worker import BatchObserver, Worker, learned
 from service.errors import DeadlineExceeded, NotReady, QueueFull, UnknownModel
 from service.explain import catalog
@@ -92,7 +92,7 @@ class Engine:
         max_batch = settings.max_batch or (8 if self.runner.device.type == "cpu" else 64)
         self.batcher = Batcher(max_batch, settings.max_wait_ms / 1000, time.monotonic)
         self.worker = Worker(self.runner, self.batcher, threads, self._load, on_batch, on_end)
-        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="image")
+        self.pool = ThreadPoolExecutor(threads, "image", initializer=step_back)
         self.threads = threads
         self.requests = Budget(settings.max_queue, "places", lambda: self.predicted_wait_s)
         self.bytes = Budget(settings.max_queue_bytes, "bytes", lambda: self.predicted_wait_s)

@@ -13,6 +13,7 @@ import torch
 
 from service.engine.batcher import Batcher
 from service.engine.runner import LoadedModel, Runner
+from service.engine.threads import step_back
 from service.errors import NotReady, OutOfDeviceMemory, ServiceError
 from service.types import Capture, Job, Outcome
 
@@ -63,6 +64,7 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         """Loads, then computes batches until the batcher is closed and empty."""
+        step_back()
         torch.set_num_threads(self.threads)
         batch: Sequence[Job] | None = None
         try:
