@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.api.app import create_app
+from service.cli.protocol import Protocol
 from service.engine.engine import Engine
 from service.engine.runner import Runner
 from service.metrics import Metrics
@@ -55,7 +56,7 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """One process; our log lines instead of uvicorn's; accepted requests are answered before the end."""
     return uvicorn.Config(
         app,
-        http="h11",  # httptools sets no limit to the headers
+        http=Protocol,  # on h11: httptools sets no limit to the headers
         lifespan="on",
         ws="none",
         log_config=None,
