@@ -1,6 +1,6 @@
 # The service for a CPU, or for an NVIDIA GPU: PyPI's own torch is the CUDA 13 build.
 #   docker build -t vit-attention .
-#   docker build -t vit-attention:cuda --build-arg TORCH_INDEX=https://pypi.org/simple --build-arg EXTRA= .
+#   docker build -t vit-attention:cuda --build-arg TORCH_INDEX=https://pypi.org/simple --build-arg EXTRAS= .
 # Without a network, from a folder with a wheel of everything (the dependencies and setuptools):
 #   docker build -t vit-attention --build-context wheels=FOLDER --build-arg PIP_NO_INDEX=1 .
 # Any Debian with Python 3.11 or newer, its venv module and CA certificates will do as the base.
@@ -12,13 +12,13 @@ FROM scratch AS wheels
 
 # What to install, apart from the rest of pyproject.toml, so that only a change of it installs anew.
 FROM ${BASE_IMAGE} AS requirements
-# The faster runtime for CPUs; empty for none.
-ARG EXTRA=fast
+# Of pyproject.toml, separated by commas: the faster runtime for CPUs; otel for traces.
+ARG EXTRAS=fast
 WORKDIR /src
 COPY pyproject.toml constraints.txt ./
 RUN python3 -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-        extra = project["optional-dependencies"].get(sys.argv[1], []); \
-        print(*project["dependencies"], *extra, sep="\n")' "${EXTRA}" > requirements.txt
+        extras = [project["optional-dependencies"][name] for name in sys.argv[1].split(",") if name]; \
+        print(*project["dependencies"], *sum(extras, []), sep="\n")' "${EXTRAS}" > requirements.txt
 
 
 FROM ${BASE_IMAGE} AS dependencies

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import BeforeValidator, Field, SecretStr, StringConstraints
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
@@ -21,6 +21,12 @@ def split(value: object) -> object:
 
 
 Names = Annotated[list[Annotated[str, StringConstraints(min_length=1)]], NoDecode, BeforeValidator(split)]
+
+Secrets = Annotated[list[Annotated[SecretStr, Field(min_length=1)]], NoDecode, BeforeValidator(split)]
+"""Names that no repr shows."""
+
+Origin = Annotated[str, StringConstraints(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+)$")]
+Origins = Annotated[list[Origin], NoDecode, BeforeValidator(split)]
 
 
 class Settings(BaseSettings):
@@ -60,7 +66,7 @@ class Settings(BaseSettings):
         512 * 2**20, ge=1, description="Bytes of bodies that may be held at once, those half read included."
     )
     max_queue_pixels: int = Field(
-        500_000_000, ge=1, description="Decoded pixels that may be held at once, at 3 bytes each and more."
+        128_000_000, ge=1, description="Decoded pixels that may be held at once, at 3 bytes each and more."
     )
     max_body_bytes: int = Field(20 * 2**20, ge=1, description="Largest request body.")
     max_image_pixels: int = Field(64_000_000, ge=1, description="Largest image, from its header.")
@@ -77,8 +83,22 @@ class Settings(BaseSettings):
         description="Seconds for which a server that was told to stop still listens and says that it is "
         "not ready, so that a balancer notices.",
     )
-    api_keys: Names = Field(
+    api_keys: Secrets = Field(
         [], description="Keys of which a request must carry one, separated by commas; none: open."
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        description="File with more of them, as secrets are mounted: one a line, # begins a comment line.",
+    )
+    cors_origins: Origins = Field(
+        [],
+        description="Other origins whose pages may call the service, separated by commas, as browsers write "
+        "them: https://example.org, lower case, no path; * is any.",
+    )
+    traces: bool = Field(
+        False,
+        description="Whether to send OpenTelemetry traces, over OTLP/HTTP; OTEL_EXPORTER_OTLP_ENDPOINT and "
+        "the SDK's other variables say where to. Needs the extra otel.",
     )
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")

@@ -1,4 +1,4 @@
-"""One stage clock a request: it feeds Server-Timing, the logs and the metrics."""
+"""One stage clock a request: it feeds Server-Timing, the logs, the metrics and the traces."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class Stages:
         self.clock = clock
         self.started = clock()
         self.seconds: dict[str, float] = {}
+        self._added: list[tuple[str, float, float]] = []
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -29,6 +30,20 @@ class Stages:
     def add(self, stage: str, seconds: float) -> None:
         """Adds seconds measured elsewhere, on the device thread for one."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        self._added.append((stage, self.clock(), seconds))
+
+    def spans(self) -> list[tuple[str, float, float]]:
+        """Each stage as it was added, with when it began and ended on this clock.
+
+        Stages follow one another: one that was told of only when others were, ended when they began.
+        """
+        spans: list[tuple[str, float, float]] = []
+        next_began = self.clock()
+        for stage, told, seconds in reversed(self._added):
+            end = min(told, next_began)
+            next_began = end - seconds
+            spans.insert(0, (stage, next_began, end))
+        return spans
 
     @property
     def total(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,14 +13,18 @@ from typing import Any
 import structlog
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
-from service.api import problems, routes
+from service.api import cors, problems, routes
 from service.api.deps import digest, require_key
+from service.api.keys import api_keys
 from service.api.middleware import OutermostLayer
 from service.api.page import add_page
 from service.api.schemas import Problem
 from service.engine.engine import Engine
+from service.errors import ServiceError
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -46,24 +51,51 @@ def create_app(settings: Settings, engine: Engine | None = None, metrics: Metric
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        # FastAPI's own would send query strings and texts of exceptions; the setting `traces` has the say.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         lifespan=lifespan,
     )
     app.state.settings = settings
     app.state.engine = engine
     app.state.metrics = metrics
-    app.state.key_digests = [digest(key) for key in settings.api_keys]
+    app.state.key_digests = [digest(key) for key in api_keys(settings)]
     watch(engine, metrics)
     problems.install(app)
     app.include_router(routes.health)
-    if settings.api_keys:
+    if app.state.key_digests:
         locks, refusal = [Depends(require_key)], problems.declare(401)
         app.include_router(routes.service, dependencies=locks, responses=refusal)
     else:
         app.include_router(routes.service)
     add_page(app, WEB)
-    app.add_middleware(OutermostLayer, metrics=metrics)
+    add_layers(app, settings, metrics)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     return app
+
+
+def add_layers(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+    """The layers around the routes, the innermost first. Raises ServiceError if traces lack their extra."""
+    last_resort: ASGIApp = answer_internal_error
+    if settings.cors_origins:
+        app.add_middleware(cors.for_origins, origins=settings.cors_origins)
+        last_resort = cors.for_origins(last_resort, settings.cors_origins)
+    app.state.tracer_provider = None
+    if settings.traces:
+        try:
+            from service.api.traces import TraceLayer, tracer_provider
+        except ModuleNotFoundError as error:
+            raise ServiceError(
+                "VIT_ATTENTION_TRACES is on, and OpenTelemetry is not installed: "
+                "pip install 'vit-attention-service[otel]', or turn it off."
+            ) from error
+        app.state.tracer_provider = tracer_provider()
+        app.add_middleware(TraceLayer, provider=app.state.tracer_provider)
+    app.add_middleware(OutermostLayer, metrics=metrics, last_resort=last_resort)
+
+
+async def answer_internal_error(scope: Scope, receive: Receive, send: Send) -> None:
+    """The answer to an error that nobody expected, as an app of its own."""
+    await problems.internal_error(Request(scope))(scope, receive, send)
 
 
 def watch(engine: Engine, metrics: Metrics) -> None:
@@ -84,9 +116,10 @@ def memory_of(engine: Engine, kind: str) -> int:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Starts the engine, and closes it once the server has stopped taking requests."""
     settings: Settings = app.state.settings
-    if not settings.api_keys and not is_loopback(settings.host):
+    if not app.state.key_digests and not is_loopback(settings.host):
         log.warning(
-            "the service listens beyond this machine and asks for no API key; set VIT_ATTENTION_API_KEYS",
+            "the service listens beyond this machine and asks for no API key; set VIT_ATTENTION_API_KEYS "
+            "or VIT_ATTENTION_API_KEYS_FILE",
             host=settings.host,
         )
     app.state.engine.start()
@@ -94,6 +127,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         await app.state.engine.close()
+        if app.state.tracer_provider is not None:
+            await asyncio.to_thread(app.state.tracer_provider.shutdown)  # sends what is left
 
 
 def is_loopback(host: str) -> bool:

@@ -17,12 +17,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import internal_error
 from service.metrics import Metrics
 from service.stages import Stages
 
 log = structlog.get_logger("service.access")
 
+METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 SENSIBLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 CLIENT_GONE = 499
 LINGER_S = 2.0
@@ -49,10 +49,11 @@ class Trail:
 
 
 class OutermostLayer:
-    """Wraps the whole app."""
+    """Wraps the whole app. last_resort: answers in its place when it fails."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, last_resort: ASGIApp) -> None:
         self.app = app
+        self.last_resort = last_resort
         self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,7 +91,7 @@ class OutermostLayer:
             log.exception("unhandled error", request_id=outgoing.trail.request_id, path=scope["path"])
             if outgoing.status is not None:
                 raise
-            await internal_error(Request(scope))(scope, incoming, outgoing)
+            await self.last_resort(scope, incoming, outgoing)
 
     def _record(self, scope: Scope, trail: Trail, incoming: Incoming, outgoing: Outgoing) -> None:
         """Writes the access line and counts the request."""
@@ -99,7 +100,7 @@ class OutermostLayer:
         seconds = trail.stages.total if outgoing.seconds is None else outgoing.seconds
         if status == CLIENT_GONE:
             self.metrics.count_cancellation()
-        self.metrics.observe_request(scope["method"], route, status, seconds, trail.stages.seconds)
+        self.metrics.observe_request(method_of(scope), route, status, seconds, trail.stages.seconds)
         log.info(
             "request",
             method=scope["method"],
@@ -195,6 +196,11 @@ class Outgoing:
         headers["Server-Timing"] = self.trail.stages.server_timing()
         if self.incoming.unread:
             headers["Connection"] = "close"
+
+
+def method_of(scope: Scope) -> str:
+    """The request's method; those that anybody can invent are one, and fill no table."""
+    return scope["method"] if scope["method"] in METHODS else "_OTHER"
 
 
 def request_id(headers: Headers) -> str:

@@ -19,7 +19,7 @@ def setting(name: str) -> Any:
     field = Settings.model_fields[name]
     many = isinstance(field.default, list)
     text = f"{field.description} May be repeated." if many else field.description
-    default = ", ".join(field.default) if many else field.default
+    default = ", ".join(field.default) if many else "none" if field.default is None else field.default
     return typer.Option(
         _flag(name),
         metavar=_metavar(field.annotation),
@@ -52,7 +52,7 @@ def _sentence(error: Any, given: Mapping[str, object]) -> str:
 def _metavar(annotation: Any) -> str:
     """`console|json` for a choice, `INT` for a number, `TEXT` for the rest."""
     choices = [choice for choice in get_args(annotation) if isinstance(choice, str)]
-    plain = {int: "INT", float: "NUMBER", Path: "FOLDER"}.get(annotation, "TEXT")
+    plain = {int: "INT", float: "NUMBER", Path: "FOLDER", Path | None: "FILE"}.get(annotation, "TEXT")
     return "|".join(choices) or plain
 
 

@@ -32,6 +32,7 @@ def serve(
     max_queue: Annotated[int | None, setting("max_queue")] = None,
     timeout_s: Annotated[float | None, setting("timeout_s")] = None,
     drain_s: Annotated[float | None, setting("drain_s")] = None,
+    api_keys_file: Annotated[Path | None, setting("api_keys_file")] = None,
     log_format: Annotated[str | None, setting("log_format")] = None,
     log_level: Annotated[str | None, setting("log_level")] = None,
 ) -> None:

@@ -88,7 +88,7 @@ def service_of(flags: Mapping[str, Any]) -> Remote | Local:
 
 def _local_settings(flags: Mapping[str, Any]) -> Settings:
     """What the environment says of serving others, its keys and limits, means nothing here."""
-    return settings_from(
+    settings = settings_from(
         {
             **{name: flags[name] for name in LOCAL_FLAGS},
             "model": flags["model"] and [flags["model"]],
@@ -99,3 +99,4 @@ def _local_settings(flags: Mapping[str, Any]) -> Settings:
             "log_level": "warning",
         }
     )
+    return settings.model_copy(update={"api_keys_file": None, "traces": False})

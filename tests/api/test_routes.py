@@ -127,11 +127,13 @@ async def test_metrics_are_prometheus_text(client, engine, metrics, jpeg):
     engine.batcher.append(object())
     await client.post("/predict", content=jpeg)
     await client.get("/nowhere")
+    await client.request("BREW", "/predict")
     response = await client.get("/metrics")
     assert response.headers["Content-Type"].startswith("text/plain; version=")
     lines = response.text.splitlines()
     assert 'vit_attention_requests_total{method="POST",route="/predict",status="200"} 1.0' in lines
     assert 'vit_attention_requests_total{method="GET",route="unmatched",status="404"} 1.0' in lines
+    assert 'vit_attention_requests_total{method="_OTHER",route="/predict",status="405"} 1.0' in lines
     assert 'vit_attention_refusals_total{reason="not-found"} 1.0' in lines
     assert 'vit_attention_stage_seconds_count{stage="decode"} 1.0' in lines
     assert "vit_attention_queue_length 1.0" in lines
