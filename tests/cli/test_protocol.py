@@ -1,13 +1,30 @@
-"""A head that never ends, over real sockets."""
+"""A head that never ends, and an answer that nobody reads, over real sockets."""
 
 import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 import uvicorn
-from starlette.responses import PlainTextResponse
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.routing import Route
 
 from service.cli import protocol
+
+PIECES = 400
+PIECE = bytes(2**18)
+
+
+async def long_answer(request: Request) -> StreamingResponse:
+    """A hundred megabytes in pieces, none made before the one before it was read."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(PIECES):
+            yield PIECE
+
+    return StreamingResponse(pieces())
+
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -16,7 +33,8 @@ HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
     """Of a server that waits 0.2 s for a head."""
     monkeypatch.setattr(protocol, "HEAD_S", 0.2)
-    app = PlainTextResponse("answered")
+    monkeypatch.setattr(protocol, "STALL_S", 0.2)
+    app = Starlette(routes=[Route("/", PlainTextResponse("answered")), Route("/long", long_answer)])
     config = uvicorn.Config(app, http=protocol.Protocol, log_config=None, access_log=False, lifespan="off")
     config.load()
     state = uvicorn.server.ServerState()
@@ -64,4 +82,21 @@ async def test_a_kept_connection_and_a_slow_answer_are_left_alone(port: int) -> 
         writer.write(HEAD[7:])
         assert await answer(reader) == b"HTTP/1.1 200 OK answered"
         await asyncio.sleep(0.3)  # longer than a head may take
+    writer.close()
+
+
+async def test_an_unread_answer_ends_the_connection_and_a_slow_reader_gets_all_of_it(port: int) -> None:
+    ask = HEAD.replace(b" / ", b" /long ")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(ask)
+    await asyncio.sleep(1)  # what the sockets hold came; the rest never will
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+        await asyncio.wait_for(reader.readexactly(PIECES * len(PIECE)), 30)
+    writer.close()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(ask)
+    came = 0
+    while came < 20 * len(PIECE):
+        came += len(await asyncio.wait_for(reader.read(2 * len(PIECE)), 10))
+        await asyncio.sleep(0.01)
     writer.close()
