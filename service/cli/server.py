@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import math
 import os
 import socket
+import sys
 from contextlib import suppress
 from types import FrameType
 
@@ -28,6 +30,10 @@ DEMONSTRATION = (
     "`vit-attention serve --model vit-base-patch16-224`"
 )
 
+M_MMAP_THRESHOLD = -3
+PICTURE_BYTES = 4 * 2**20
+"""Blocks of that size and more are a picture's, and mapped by themselves."""
+
 MAX_HEADER_BYTES = 64 * 1024
 KEEP_ALIVE_S = 75
 """Longer than a balancer's usual 60 s: the one that still sends must not be the one hung up on."""
@@ -38,6 +44,7 @@ def run(settings: Settings, listener: socket.socket, runner: Runner | None = Non
 
     runner: what computes; by default one on the settings' device.
     """
+    give_memory_back()
     metrics = Metrics()
     engine = Engine(
         settings,
@@ -50,6 +57,15 @@ def run(settings: Settings, listener: socket.socket, runner: Runner | None = Non
     server.run(sockets=[listener])
     if engine.worker.failure is not None:
         raise engine.worker.failure
+
+
+def give_memory_back() -> None:
+    """Makes glibc return the memory of pictures to the system at once.
+
+    It would learn from the first freed picture to keep such blocks, and stay hundreds of megabytes too large.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, PICTURE_BYTES)
 
 
 def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:

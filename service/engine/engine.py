@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
@@ -48,6 +49,9 @@ JOIN_S = 5.0
 
 PATIENCE = 0.8
 """The share of a request's time that it may be predicted to wait: predictions err, and work is not free."""
+
+LARGE_PIXELS = 8_000_000
+"""Of a picture that takes tens of megabytes and more while it is decoded."""
 
 DropReason = Literal["cancelled", "expired"]
 DropObserver = Callable[[DropReason], None]
@@ -99,6 +103,7 @@ class Engine:
         self.pixels = Budget(settings.max_queue_pixels, "decoded pixels", lambda: self.predicted_wait_s)
         self.budgets = {"requests": self.requests, "bytes": self.bytes, "pixels": self.pixels}
         self.on_drop = on_drop
+        self._large = threading.Lock()
         self._pool_seconds = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -320,15 +325,22 @@ class Engine:
     ) -> tuple[Picture, Pixels]:
         """Bytes to the upright picture and its pixels; a draft of a large picture will do for the model.
 
-        The picture's pixels are counted before they are decoded, and held on where the picture is kept.
+        The picture's pixels are counted before they are decoded, and held on where the picture is kept. Large
+        pictures are decoded one at a time: their memory would add up.
         """
         how, limit = model.manifest.preprocessing, self.settings.max_image_pixels
-        with stages.measure("decode"):
+        with stages.measure("decode"), ExitStack() as alone:
+
+            def take(count: int) -> None:
+                place.pixels.take(count)
+                if count > LARGE_PIXELS:
+                    alone.enter_context(self._large)
+
             if exact:
-                picture = decode(data, limit, place.pixels.take)
+                picture = decode(data, limit, take)
             else:
                 wanted = how.resize if isinstance(how.resize, int) else max(how.resize)
-                picture = decode_draft(data, limit, wanted, place.pixels.take)
+                picture = decode_draft(data, limit, wanted, take)
             pixels = preprocess(picture.rgb, how, (picture.height, picture.width))
         if not exact:
             place.pixels.give_back()

@@ -81,6 +81,8 @@ _TURNS = {  # by EXIF orientation
 }
 
 _DRAFT_MARGIN = 4
+_MAX_SCANS = 100
+_MAX_SIDE = 65_535  # a JPEG's; a row of more would be handled as a whole
 _STRIPE_PIXELS = 2**19
 
 
@@ -109,7 +111,7 @@ def decode(data: bytes, max_pixels: int, take: Take = lambda pixels: None) -> Pi
     16-bit ones by value / 257; 32-bit integers and floats, which name no white, by stretching the image's
     own smallest..largest finite value to 0..255.
 
-    max_pixels: more than this in the header and nothing is decoded.
+    max_pixels: more than this in the header and nothing is decoded; nor is a side of over 65,535.
     take: asked before anything is decoded.
 
     Raises TooLarge (413), UnsupportedMedia (415: a known format that is not accepted) or BadImage (400).
@@ -118,12 +120,13 @@ def decode(data: bytes, max_pixels: int, take: Take = lambda pixels: None) -> Pi
 
 
 def decode_draft(data: bytes, max_pixels: int, at_least: int, take: Take = lambda pixels: None) -> Picture:
-    """As decode, for a caller to whom fewer pixels will do: a large JPEG is decoded at a part of its size.
+    """As decode, for a caller to whom fewer pixels will do: a large image comes at a part of its size.
 
     at_least: the longer side, in pixels, of what the image will be resized to. Where 4 times that is left on
-        both sides, libjpeg decodes at a half, a quarter or an eighth: a third of the time. Preprocessed to
-        224 x 224, photographs of 7 and 12 megapixels then differ from the exact path by 0.09 to 0.15 of 255
-        levels in the mean and by at most 2. Smaller JPEGs and other formats are decoded exactly.
+        both sides, libjpeg decodes at a half, a quarter or an eighth, a third of the time, and what is still
+        too large is averaged, which saves the memory of its RGB. Preprocessed to 224 x 224, photographs of 7
+        and 12 megapixels then differ from the exact path by 0.09 to 0.15 of 255 levels in the mean and by at
+        most 2. Smaller images are decoded exactly.
 
     Raises what decode raises.
     """
@@ -134,9 +137,14 @@ def _decode(data: bytes, max_pixels: int, draft_side: int | None, take: Take) ->
     if not data:
         raise BadImage("The image is empty: 0 bytes arrived. Send the bytes of an image file.")
     name = _accepted_format(data)
+    # a marker that no picture data holds: each scan goes over the whole picture; real files have ten or so
+    if name == "JPEG" and (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
+        raise BadImage(f"The JPEG image has {scans} scans; {_MAX_SCANS} are allowed. Save it anew.")
     try:
         image = _PLUGINS[name](io.BytesIO(data))
         width, height = image.size
+        if max(width, height) > _MAX_SIDE:
+            raise TooLarge(f"The image is {width} x {height}; a side may have {_MAX_SIDE} pixels. Crop it.")
         if width * height > max_pixels:
             raise TooLarge(
                 f"The image has {width} x {height} = {width * height} pixels; the limit is {max_pixels}. "
@@ -147,8 +155,10 @@ def _decode(data: bytes, max_pixels: int, draft_side: int | None, take: Take) ->
         take(image.width * image.height)
         image.load()
         orientation = _orientation(image)
-        upright = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
-        rgb = _rgb_array(upright)
+        shrink = 1 if draft_side is None else max(1, min(image.size) // draft_side)
+        rgb = _rgb_array(image, shrink)
+        if orientation in _TURNS:
+            rgb = np.asarray(Image.fromarray(rgb).transpose(_TURNS[orientation]))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLarge(
             f"The {name} image has more than {max_pixels} pixels: {_sentence(error)} Send a smaller one."
@@ -198,22 +208,28 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _rgb_array(image: Image.Image) -> RGB:
-    """Any mode as an RGB array, in stripes: half a megapixel stays in the cache, and its copies are small."""
+def _rgb_array(image: Image.Image, shrink: int) -> RGB:
+    """Any mode as an RGB array, each `shrink` x `shrink` pixels averaged to one, as Pillow's reduce does it.
+
+    In stripes: half a megapixel stays in the cache, and of a large image nothing large is made.
+    """
     convert = _rgb_pixels
     if image.mode in ("I", "F"):
         convert = partial(_stretched, *_finite_range(image))
-    if image.width * image.height <= _STRIPE_PIXELS:
+    if image.width * image.height <= _STRIPE_PIXELS and shrink == 1:
         return convert(image)
-    rgb = np.empty((image.height, image.width, 3), np.uint8)
-    for top, stripe in _stripes(image):
-        rgb[top : top + stripe.height] = convert(stripe)
+    rgb = np.empty((-(-image.height // shrink), -(-image.width // shrink), 3), np.uint8)
+    for top, stripe in _stripes(image, shrink):
+        pixels = convert(stripe)
+        if shrink > 1:
+            pixels = np.asarray(Image.fromarray(pixels).reduce(shrink))
+        rgb[top // shrink : top // shrink + len(pixels)] = pixels
     return rgb
 
 
-def _stripes(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """The image cut across: (top row, rows of about _STRIPE_PIXELS)."""
-    rows = max(1, _STRIPE_PIXELS // image.width)
+def _stripes(image: Image.Image, shrink: int = 1) -> Iterator[tuple[int, Image.Image]]:
+    """The image cut across: (top row, rows of about _STRIPE_PIXELS, whole multiples of `shrink`)."""
+    rows = max(1, _STRIPE_PIXELS // image.width // shrink) * shrink
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 

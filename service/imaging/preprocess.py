@@ -27,14 +27,20 @@ _LONGEST = 16
 def preprocess(image: RGB, how: Preprocess, original: Size | None = None) -> Pixels:
     """What a model takes: (3, *how.input_size), float32, (x / 255 - mean) / std.
 
-    original: (height, width) of the image that `image` is a draft of; None where it is the image itself.
+    original: (height, width) of the image that `image` is a draft of, at a half, a third or so of its size,
+        rounded up; None where it is the image itself.
     """
     if isinstance(how.resize, int) and max(image.shape[:2]) > _LONGEST * min(image.shape[:2]):
         image, original = _middle(image), None
-    height, width = image.shape[:2]
-    resized_height, resized_width, top, left = _geometry(original or (height, width), how)
+    height, width = original or image.shape[:2]
+    resized_height, resized_width, top, left = _geometry((height, width), how)
     crop_height, crop_width = how.input_size
-    resized = Image.fromarray(image).resize((resized_width, resized_height), _FILTERS[how.interpolation])
+    shrunk = round(max(height, width) / max(image.shape[:2]))
+    resized = Image.fromarray(image).resize(
+        (resized_width, resized_height),
+        _FILTERS[how.interpolation],
+        box=(0, 0, width / shrunk, height / shrunk),  # a draft's last row and column may be parts of one
+    )
     crop = resized.crop((left, top, left + crop_width, top + crop_height))  # black past the edges
     return _normalised(np.asarray(crop), how.mean, how.std)
 
