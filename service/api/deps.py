@@ -16,6 +16,7 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 
 from service.api.form import Form
 from service.api.middleware import Trail
+from service.api.schemas import NeverNull
 from service.engine.engine import Engine
 from service.errors import BadImage, DeadlineExceeded, TooLarge, Unauthorized, UnsupportedMedia
 
@@ -61,6 +62,7 @@ async def timeout_s(
     engine: EngineDep,
     wanted: Annotated[
         float | None,
+        NeverNull(),
         Header(
             alias="X-Request-Timeout",
             gt=0,

@@ -37,6 +37,22 @@ WHEN = {
     504: "The deadline passed before the answer was ready.",
 }
 
+HEADERS: dict[int, dict[str, Any]] = {
+    401: {
+        "WWW-Authenticate": {
+            "description": "How a key is sent.",
+            "required": True,
+            "schema": {"type": "string", "const": "Bearer"},
+        }
+    },
+    503: {
+        "Retry-After": {
+            "description": "Seconds after which to try again, where that helps.",
+            "schema": {"type": "integer", "minimum": 1},
+        }
+    },
+}
+
 
 def install(app: FastAPI) -> None:
     """Makes problem details of everything that a handler or the framework raises."""
@@ -47,9 +63,9 @@ def install(app: FastAPI) -> None:
 
 def declare(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI responses of a route that can fail with these statuses."""
-    schema = {"$ref": "#/components/schemas/Problem"}
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
-        status: {"description": WHEN[status], "content": {MEDIA_TYPE: {"schema": schema}}}
+        status: {"description": WHEN[status], "content": content, "headers": HEADERS.get(status, {})}
         for status in statuses
     }
 

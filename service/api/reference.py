@@ -49,7 +49,7 @@ INTRODUCTION = """\
 # The HTTP interface
 
 Generated from the app by `vit-attention openapi`; a test compares. The same in OpenAPI's own form is at
-`/openapi.json`, with a page to try it out at `/docs`.
+`/openapi.json`, which names the models that are loaded, with a page to try it out at `/docs`.
 
 ## Sending an image
 
@@ -225,7 +225,8 @@ def errors() -> str:
             "## Errors\n",
             "Every error has a body of type `application/problem+json` (RFC 9457):\n",
             PROBLEM_EXAMPLE,
-            "`errors` is there for parameters only. 503 comes with `Retry-After` (seconds).\n",
+            "`errors` is there for parameters only. 503 comes with `Retry-After` (seconds) where waiting",
+            "helps.\n",
             table(("status", "when"), ((str(status), when) for status, when in WHEN.items())),
             "`type` never changes; a 404 for an unknown route and a 405 have `not-found` and",
             "`method-not-allowed` as its last part.\n",
@@ -261,7 +262,7 @@ def settings() -> str:
 
 def default_of(default: object) -> str:
     """A setting's default as one would write it."""
-    if default is PydanticUndefined:
+    if default in (PydanticUndefined, None):
         return ""
     return f"`{', '.join(default) if isinstance(default, list) else default}`"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, ParamSpec
@@ -42,19 +43,23 @@ P = ParamSpec("P")
 
 ASKING = declare(400, 404, 413, 415, 422, 500, 503, 504)
 BINARY = {"schema": {"type": "string", "format": "binary"}}
+IMAGE: dict[str, Any] = {"type": "string", "format": "binary", "contentMediaType": "image/*"}
 IMAGE_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "One image: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF. The bytes decide the format.",
         "content": {
-            "image/*": BINARY,
-            "application/octet-stream": BINARY,
+            "image/*": {"schema": IMAGE},
+            "application/octet-stream": {"schema": IMAGE},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "properties": {"image": {"type": "string", "format": "binary"}},
+                    "description": "One file and nothing else; the field may be called `file` as well.",
+                    "properties": {"image": IMAGE},
                     "required": ["image"],
-                }
+                    "additionalProperties": False,
+                },
+                "encoding": {"image": {"contentType": "image/*"}},
             },
         },
     }
@@ -115,10 +120,14 @@ async def metrics(request: Request) -> Response:
 
 
 @service.get("/openapi.json", include_in_schema=False)
-async def openapi_json(request: Request) -> JSONResponse:
-    """The OpenAPI document."""
+async def openapi_json(request: Request, engine: EngineDep) -> JSONResponse:
+    """The OpenAPI document; once models are loaded, `model` and `top_k` are restricted to what they take."""
     app: FastAPI = request.app
-    return JSONResponse(app.openapi())
+    document = copy.deepcopy(app.openapi())
+    for path, operations in document["paths"].items():
+        if able := answering(engine, path):
+            narrow(operations, able)
+    return JSONResponse(document)
 
 
 @service.get("/docs", include_in_schema=False)
@@ -207,6 +216,28 @@ async def blocks(
     if wants_picture(request):
         return picture(answer.canvas, answer.prediction)
     return await json_response(engine, trail, blocks_json, model, answer, options)
+
+
+def answering(engine: Engine, path: str) -> list[LoadedModel]:
+    """The loaded models that can answer an image route, by its path."""
+    explanation = path.removeprefix("/attention/")
+    return [
+        model
+        for model in engine.models.values()
+        if path == "/predict" or explanation in engine.explains(model)
+    ]
+
+
+def narrow(operations: dict[str, Any], models: list[LoadedModel]) -> None:
+    """Restricts `model` and `top_k`, in the operations of one path, to what these models take."""
+    most = max(model.manifest.architecture.classes for model in models)
+    for operation in operations.values():
+        schemas = {entry["name"]: entry["schema"] for entry in operation.get("parameters", ())}
+        if "model" in schemas:
+            schemas["model"]["enum"] = [model.manifest.name for model in models]
+        if "top_k" in schemas:
+            schemas["top_k"]["maximum"] = most
+            schemas["top_k"]["default"] = min(schemas["top_k"]["default"], most)
 
 
 def chosen(engine: Engine, trail: Trail, options: PredictOptions) -> tuple[LoadedModel, int]:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core.core_schema import NullableSchema
 
 from service.types import HeadFusion
 
 Row = list[float]
 Grid = list[Row]
 Pair = Annotated[list[int], Field(min_length=2, max_length=2)]
+
+
+@dataclass(frozen=True)
+class NeverNull:
+    """Marks a parameter that may be left out: None stands for that, and null is no value of it in OpenAPI."""
+
+    def __get_pydantic_json_schema__(
+        self, schema: NullableSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return handler(schema["schema"])
 
 
 class PredictOptions(BaseModel):
@@ -21,7 +34,7 @@ class PredictOptions(BaseModel):
     top_k: int = Field(
         5, ge=1, description="How many labels: 1 to the model's number of classes (the default: at most 5)."
     )
-    model: str | None = Field(
+    model: Annotated[str | None, NeverNull()] = Field(
         None,
         min_length=1,
         max_length=100,
