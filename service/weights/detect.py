@@ -66,7 +66,10 @@ def folder_importer(folder: Path) -> Importer:
             f"{folder} holds no config.json. Give a Hugging Face or timm folder, or one weight file."
         )
     if not any(folder.glob("*.safetensors")):
-        raise CheckpointError(f"{folder} holds no .safetensors file; pickles in such folders are not read.")
+        raise CheckpointError(
+            f"{folder} holds no .safetensors file; pickles in such folders are not read. "
+            "Save the model with save_pretrained, which writes safetensors, or choose one that offers them."
+        )
     kind = read_json(config, Kind)
     if kind.architectures is not None:
         return read_huggingface
