@@ -1,15 +1,16 @@
 # Two commands: `make serve` and `make test`. Both make the environment first; a second run reinstalls nothing.
-PYTHON ?= python3
-VENV   ?= .venv
-HOST   ?= 127.0.0.1
-PORT   ?= 8000
-MODEL  ?= shapes-tiny
-EXTRAS ?= fast
+PYTHON  ?= python3
+VENV    ?= .venv
+HOST    ?= 127.0.0.1
+PORT    ?= 8000
+MODEL   ?= shapes-tiny
+EXTRAS  ?= fast
+MINUTES ?= 10
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test lint openapi bench clean
+.PHONY: serve test lint openapi bench soak clean
 
 serve: $(VENV)/.serve
 	$(BIN)/vit-attention serve --host $(HOST) --port $(PORT) --model $(MODEL)
@@ -27,6 +28,9 @@ openapi: $(VENV)/.serve
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(BENCH)
+
+soak: $(VENV)/.test
+	$(BIN)/python -m tests.load.soak --minutes $(MINUTES)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...")'

@@ -9,52 +9,21 @@ import argparse
 import asyncio
 import contextlib
 import itertools
-import signal
-import socket
-import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import httpx
 import numpy as np
 import psutil
 
 from service.load.answers import Answer, Run
-from service.load.loops import poisson
+from service.load.loops import strangers
 from service.load.photographs import drawn
+from tests.load.server import server
 
 SAMPLE_S = 0.2
 AFTER_S = 5.0
 REFUSED = 503
-
-
-@contextlib.asynccontextmanager
-async def server(options: argparse.Namespace) -> AsyncIterator[tuple[str, psutil.Process]]:
-    """`vit-attention serve` once it is ready: its address, and its process."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    flags = ["--model", options.model, "--model-store", options.store, "--port", str(port)]
-    start = "from service.cli.main import main; main()"
-    command = [sys.executable, "-c", start, "serve", *flags, "--log-level", "warning"]
-    process = await asyncio.create_subprocess_exec(*command)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        async with httpx.AsyncClient() as client:
-            while (await status(client, url + "/readyz")) != 200:
-                assert process.returncode is None, "the server ended"
-                await asyncio.sleep(0.1)
-        yield url, psutil.Process(process.pid)
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-        await process.wait()
-
-
-async def status(client: httpx.AsyncClient, url: str) -> int:
-    try:
-        return (await client.get(url)).status_code
-    except httpx.TransportError:
-        return 0
 
 
 async def sample(url: str, process: psutil.Process, seconds: list[float], sizes: list[int]) -> None:
@@ -130,12 +99,14 @@ class Sender:
 
 async def measure(options: argparse.Namespace) -> None:
     bodies = drawn(16, 640, 480)
-    async with server(options) as (url, process):
+    start = "from service.cli.main import main; main()"
+    flags = ["--model", options.model, "--model-store", options.store, "--log-level", "warning"]
+    async with server("-c", start, "serve", *flags, "--port") as (url, process):
         sender = Sender(int(url.rpartition(":")[2]))
         await sender.closed(bodies, 32, 3)
         peak = (await sender.closed(bodies, 32, options.seconds)).rate
         rest = process.memory_info().rss
-        due = poisson(options.times * peak, options.seconds, seed=0)
+        due = strangers(options.times * peak, options.seconds, seed=0)
         seconds: list[float] = []
         sizes: list[int] = []
         sampling = asyncio.create_task(sample(url, process, seconds, sizes))
