@@ -19,7 +19,10 @@ def forward(path: Path, batches: Sequence[int], milliseconds: Mapping[str, Seque
             if name.startswith(precisions):
                 what = name.removeprefix(f"{precisions[0]} ")
                 width = 2.2 if "ours," in what else 1.2
-                axis.plot(batches, values, marker="o", linewidth=width, markersize=4, label=what)
+                dashes = "--" if name.startswith("int8") else "-"
+                axis.plot(
+                    batches, values, marker="o", linewidth=width, linestyle=dashes, markersize=4, label=what
+                )
         axis.set(title=", ".join(precisions), xlabel="batch", xscale="log", ylim=(0, None))
         axis.set_xticks(list(batches), [str(batch) for batch in batches])
         axis.minorticks_off()
