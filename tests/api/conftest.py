@@ -25,6 +25,7 @@ from service.settings import Settings
 from service.stages import Stages
 from service.store.manifest import Manifest
 from service.types import BlocksAnswer, Box, Capture, Label, Prediction, Preprocess, RolloutAnswer
+from tests.api.watched_server import WatchedServer, watched_server
 
 
 class FakeEngine:
@@ -169,3 +170,21 @@ def log_lines() -> Iterator[list[Any]]:
     """What the app logs, instead of printing it."""
     with structlog.testing.capture_logs() as lines:
         yield lines
+
+
+@pytest.fixture(scope="module")
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WatchedServer]:
+    """A server process for the tests of one file, with its SETTINGS."""
+    settings = getattr(request.module, "SETTINGS", {})
+    with watched_server(tmp_path_factory.mktemp("server"), **settings) as server:
+        yield server
+
+
+@pytest.fixture
+def unharmed(server: WatchedServer) -> Iterator[None]:
+    """What a test against that server ends with."""
+    server.watch_anew()
+    yield
+    server.assert_unharmed()

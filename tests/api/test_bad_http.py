@@ -6,31 +6,20 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from service.cli.protocol import HEAD_S
 from service.cli.server import MAX_HEADER_BYTES
-from tests.api.watched_server import CLOSED, WatchedServer, chunked, request, watched_server
+from tests.api.watched_server import CLOSED, WatchedServer, chunked, request
 
 TIMEOUT_S = 4
 """The server's own limit in this file, so that nothing has to wait for 30 s."""
 KIB = 1024
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedServer]:
-    with watched_server(tmp_path_factory.mktemp("server"), TIMEOUT_S=str(TIMEOUT_S)) as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def unharmed(server: WatchedServer) -> Iterator[None]:
-    """What every test of this file ends with."""
-    server.watch_anew()
-    yield
-    server.assert_unharmed()
+SETTINGS = {"TIMEOUT_S": str(TIMEOUT_S)}
+pytestmark = pytest.mark.usefixtures("unharmed")
 
 
 def head(*lines: str, first: str = "POST /predict HTTP/1.1") -> bytes:

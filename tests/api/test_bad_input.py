@@ -2,7 +2,6 @@
 
 import io
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from PIL import Image
 
 from service.load.photographs import drawn, resized
-from tests.api.watched_server import ROOT, ROUTES, WatchedServer, request, saved, watched_server
+from tests.api.watched_server import ROOT, ROUTES, WatchedServer, request, saved
 from tests.mutations import Mutator
 
 STEP = 64
@@ -27,18 +26,7 @@ WAYS = {
 """How the files that are damaged are written, by format."""
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedServer]:
-    with watched_server(tmp_path_factory.mktemp("server")) as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def unharmed(server: WatchedServer) -> Iterator[None]:
-    """What every test of this file ends with."""
-    server.watch_anew()
-    yield
-    server.assert_unharmed()
+pytestmark = pytest.mark.usefixtures("unharmed")
 
 
 def photograph(width: int, height: int) -> bytes:

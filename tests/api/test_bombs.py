@@ -5,7 +5,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,18 +29,7 @@ FRAMES = 5_000
 GIGABYTE = 2**30
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedServer]:
-    with watched_server(tmp_path_factory.mktemp("server")) as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def unharmed(server: WatchedServer) -> Iterator[None]:
-    """What every test of this file ends with."""
-    server.watch_anew()
-    yield
-    server.assert_unharmed()
+pytestmark = pytest.mark.usefixtures("unharmed")
 
 
 # what is sent
