@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Protocol
 
 import numpy as np
@@ -63,6 +64,10 @@ class OpenVinoForward:
 
     What that graph does not hold, the other head fusions and single heads, torch computes in fp32 from
     the same parameters.
+
+    An even batch is computed as two halves side by side, each on half of the threads: where all threads share
+    every layer, each layer ends when the last of them is done, and one that anything else holds up holds up
+    all. In fp32 that gains little and its second copy of the weights is large: there a batch stays whole.
     """
 
     runtime = "openvino"
@@ -76,33 +81,51 @@ class OpenVinoForward:
         self.torch = TorchForward(module, "fp32")
         self.prefix_tokens = module.arch.prefix_tokens
         self.grid = input_size[0] // module.arch.patch, input_size[1] // module.arch.patch
+        graph = build_graph(module, input_size, precision)
         options = {
             "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": quantization_group(module.arch.width),
             "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
         }
-        compiled = openvino.Core().compile_model(build_graph(module, input_size, precision), "CPU", options)
-        self.request = compiled.create_infer_request()
+
+        def requests(count: int) -> list[openvino.InferRequest]:
+            """That many, which share the threads evenly."""
+            compiled = openvino.Core().compile_model(graph, "CPU", {**options, "NUM_STREAMS": count})
+            return [compiled.create_infer_request() for _ in range(count)]
+
+        self.whole = requests(1)
+        self.halves = requests(2) if precision != "fp32" and threads % 2 == 0 else []
 
     def sizes(self, max_batch: int) -> list[int]:
         """As Forward says."""
-        return [1]
+        return [1, 2] if self.halves else [1]
 
     def __call__(self, pixels: Sequence[Pixels], capture: Capture) -> Trace:
         """As Forward says."""
         if capture not in (Capture.NONE, Capture.CLS_ROWS, Capture.FUSED_MEAN):
             return self.torch(pixels, capture)
-        outputs = self.request.infer([np.stack(pixels)], share_inputs=True, share_outputs=True)
-        logits, attention = (torch.from_numpy(outputs[i]) for i in range(2))
-        return Trace(logits.clone(), captured(attention, capture), self.prefix_tokens, self.grid)
+        requests = self.halves if self.halves and len(pixels) % 2 == 0 else self.whole
+        each = len(pixels) // len(requests)
+        with ExitStack() as waiting:  # for every part, also where one fails
+            for i, request in enumerate(requests):
+                request.start_async([np.stack(pixels[i * each : (i + 1) * each])], share_inputs=True)
+                waiting.callback(request.wait)
+        logits, attention = (
+            [torch.from_numpy(request.get_output_tensor(output).data) for request in requests]
+            for output in range(2)
+        )
+        return Trace(torch.cat(logits), captured(attention, capture), self.prefix_tokens, self.grid)
 
 
-def captured(attention: Float[Tensor, "batch block token token"], capture: Capture) -> Tensor | None:
-    """The part of the head-mean attention that `capture` names, valid until the next forward pass."""
+def captured(
+    attention: Sequence[Float[Tensor, "part block token token"]], capture: Capture
+) -> Float[Tensor, "batch block ..."] | None:
+    """What `capture` names of the head-mean attention in a batch's parts, valid until the next forward."""
     if capture is Capture.NONE:
         return None
-    return attention[:, :, 0] if capture is Capture.CLS_ROWS else attention
+    if capture is Capture.CLS_ROWS:
+        attention = [part[:, :, 0] for part in attention]
+    return attention[0] if len(attention) == 1 else torch.cat(list(attention))
 
 
 def forward_of(

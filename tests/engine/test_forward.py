@@ -38,7 +38,7 @@ def test_openvino_gives_what_torch_gives(capture: Capture) -> None:
     fast, reference = forward("openvino"), forward("torch")
     assert isinstance(fast, OpenVinoForward)
     assert isinstance(reference, TorchForward)
-    for batch in (3, 1):
+    for batch in (4, 3, 1):
         ours, theirs = fast(pixels(batch), capture), reference(pixels(batch), capture)
         assert (ours.prefix_tokens, ours.grid) == (theirs.prefix_tokens, theirs.grid)
         torch.testing.assert_close(ours.logits, theirs.logits, atol=2e-5, rtol=0)
@@ -55,6 +55,31 @@ def test_the_logits_of_a_trace_outlive_the_next_forward() -> None:
     before = first.logits.clone()
     fast(pixels(2) + 1, Capture.NONE)
     assert torch.equal(first.logits, before)
+
+
+@needs_openvino
+@pytest.mark.parametrize("capture", [Capture.NONE, Capture.CLS_ROWS, Capture.FUSED_MEAN])
+def test_the_halves_of_a_batch_are_what_each_image_gives_alone(capture: Capture) -> None:
+    fast = forward("openvino", "bf16")
+    assert isinstance(fast, OpenVinoForward)
+    assert len(fast.halves) == 2
+    batch = pixels(6)
+    together = fast(batch, capture)
+    for i in range(len(batch)):
+        alone = fast(batch[i : i + 1], capture)
+        torch.testing.assert_close(together.logits[i : i + 1], alone.logits, atol=0.05, rtol=0)
+        if together.attention is not None:
+            torch.testing.assert_close(together.attention[i : i + 1], alone.attention, atol=0.01, rtol=0)
+
+
+@needs_openvino
+def test_a_half_that_fails_leaves_the_next_batch_unharmed() -> None:
+    fast = forward("openvino", "bf16")
+    batch = pixels(4)
+    before = fast(batch, Capture.NONE).logits
+    with pytest.raises(RuntimeError, match="shape"):
+        fast([*batch[:2], *np.zeros((2, 3, 21, 36), np.float32)], Capture.NONE)
+    torch.testing.assert_close(fast(batch, Capture.NONE).logits, before)
 
 
 @pytest.mark.parametrize("runtime", ["torch", pytest.param("openvino", marks=needs_openvino)])
