@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
 from service.api import cors, problems, routes
+from service.api.admission import AdmissionLayer
 from service.api.deps import digest, require_key
 from service.api.keys import api_keys
 from service.api.middleware import OutermostLayer
@@ -68,13 +69,14 @@ def create_app(settings: Settings, engine: Engine | None = None, metrics: Metric
     else:
         app.include_router(routes.service)
     add_page(app, WEB)
-    add_layers(app, settings, metrics)
+    add_layers(app, settings, engine, metrics)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     return app
 
 
-def add_layers(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+def add_layers(app: FastAPI, settings: Settings, engine: Engine, metrics: Metrics) -> None:
     """The layers around the routes, the innermost first. Raises ServiceError if traces lack their extra."""
+    app.add_middleware(AdmissionLayer, engine=engine, routes=routes.asking())
     last_resort: ASGIApp = answer_internal_error
     if settings.cors_origins:
         app.add_middleware(cors.for_origins, origins=settings.cors_origins)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ParamSpec
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.routing import APIRoute
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from service.api.answers import (
@@ -218,6 +219,15 @@ async def blocks(
     return await json_response(engine, trail, blocks_json, model, answer, options)
 
 
+def asking() -> dict[str, APIRoute]:
+    """The routes that ask the engine about an image, by path."""
+    return {
+        route.path: route
+        for route in service.routes
+        if isinstance(route, APIRoute) and "POST" in (route.methods or ())
+    }
+
+
 def answering(engine: Engine, path: str) -> list[LoadedModel]:
     """The loaded models that can answer an image route, by its path."""
     explanation = path.removeprefix("/attention/")
@@ -255,11 +265,7 @@ def chosen(engine: Engine, trail: Trail, options: PredictOptions) -> tuple[Loade
 
 @asynccontextmanager
 async def image_of(request: Request, engine: Engine, trail: Trail, timeout_s: float) -> AsyncIterator[bytes]:
-    """The bytes of the request's image, noted in its trail and held against the budget inside the block.
-
-    Who would be refused once the body is read is refused before.
-    """
-    engine.check(timeout_s - trail.stages.total)
+    """The bytes of the request's image, noted in its trail and held against the budget inside the block."""
     with engine.bytes.hold() as held:
         data = await read_image(request, engine.settings.max_body_bytes, timeout_s, held.take)
         trail.facts["image_bytes"] = len(data)

@@ -190,6 +190,28 @@ async def test_who_is_refused_with_a_small_body_keeps_the_connection(small: Serv
     assert (await answer(reader))[0] == 200
 
 
+async def test_a_full_house_looks_at_nothing_but_the_route(small: Served) -> None:
+    waiting = await fill(small)
+    for path, *headers in (
+        ("/predict?top_k=-3",),
+        ("/attention/rollout", "X-Request-Timeout: soon"),
+        ("/attention/blocks", "X-Request-Timeout: -1", "Content-Type: text/plain"),
+    ):
+        reader, _ = await small.send(ask(path, *headers))
+        assert (await answer(reader))[0] == 503
+    reader, _ = await small.send(head("/predict", method="GET"))
+    assert (await answer(reader))[0] == 405
+    reader, _ = await small.send(ask("/attention"))
+    assert (await answer(reader))[0] == 404
+    for route in ("/predict", "/attention/rollout", "/attention/blocks"):
+        assert small.count("requests_total", method="POST", route=route, status="503") == 1
+    small.gate.open.set()
+    for reader, _ in waiting:
+        await answer(reader)
+    reader, _ = await small.send(ask("/predict?top_k=-3"))
+    assert (await answer(reader))[0] == 422
+
+
 async def test_a_wait_longer_than_the_request_allows_is_refused(small: Served) -> None:
     small.gate.open.clear()
     small.gate.entered.clear()
