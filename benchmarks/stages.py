@@ -161,7 +161,7 @@ def png_stage(name: str, ours: np.ndarray, palette: np.ndarray | None = None) ->
     return Stage(
         name,
         {
-            OURS: lambda: png.encode(ours, palette),
+            OURS: lambda: png.encode([ours], palette),
             "cv2.imencode": lambda: cv2.imencode(".png", bgr)[1].tobytes(),
             "Pillow": lambda: pillow(pixels),
         },
@@ -186,13 +186,13 @@ def rendering() -> list[Stage]:
         Stage(
             "map to PNG mask",
             {
-                OURS: lambda: png.encode(drawn_mask(maps)),
+                OURS: lambda: png.encode([drawn_mask(maps)]),
                 "cv2": lambda: cv2.imencode(".png", plain_mask(maps[0]))[1].tobytes(),
             },
         ),
         Stage(
             "12 maps to PNG canvas",
-            {OURS: lambda: png.encode(drawn_canvas(maps), render.JET), "cv2": plain_canvas},
+            {OURS: lambda: png.encode([drawn_canvas(maps)], render.JET), "cv2": plain_canvas},
         ),
     ]
 
@@ -204,7 +204,7 @@ def plain_mask(grid: np.ndarray) -> np.ndarray:
 def base64_stage() -> Stage:
     """Of both canvases: what is smaller is also sooner base64."""
     canvas = drawn_canvas(grids())
-    small = png.encode(canvas, render.JET)
+    small = png.encode([canvas], render.JET)
     large = cv2.imencode(".png", render.JET[canvas])[1].tobytes()
     return Stage(
         "base64 of the canvas",

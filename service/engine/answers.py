@@ -55,11 +55,12 @@ def rollout_answer(
     with stages.measure("render"):
         answer, grid = prediction(model, seen, top_k), seen.outcome.maps[0]
         mask = render.mask(grid, seen.width, seen.height, answer.seen)
+        grey = png.encode(render.to_grey(mask[rows]) for rows in render.strips(mask.shape))
         picture = None
-        if seen.image is not None:
+        if (image := seen.image) is not None:
             draw = render.masked if overlay == "masked" else render.heatmap
-            picture = png.encode(draw(mask, seen.image))
-        return RolloutAnswer(answer, grid, png.encode(render.to_grey(mask)), picture)
+            picture = png.encode(draw(mask[rows], image[rows]) for rows in render.strips(mask.shape))
+        return RolloutAnswer(answer, grid, grey, picture)
 
 
 def blocks_answer(
@@ -76,5 +77,6 @@ def blocks_answer(
     with stages.measure("render"):
         answer, grids = prediction(model, seen, top_k), seen.outcome.maps
         canvas = render.canvas(grids, seen.width, seen.height, answer.seen, layout, max_side, max_pixels)
-        picture = png.encode(canvas.levels, render.JET)
+        strips = (canvas.levels[rows] for rows in render.strips(canvas.levels.shape))
+        picture = png.encode(strips, render.JET)
         return BlocksAnswer(answer, grids, picture, canvas.columns, canvas.panel, canvas.scale)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterable
 
 import numpy as np
 from isal import isal_zlib
@@ -20,27 +21,30 @@ _LEVEL = 2
 
 
 def encode(
-    pixels: UInt8[np.ndarray, "height width ..."], palette: UInt8[np.ndarray, "256 3"] | None = None
+    strips: Iterable[UInt8[np.ndarray, "rows width ..."]], palette: UInt8[np.ndarray, "256 3"] | None = None
 ) -> bytes:
-    """A PNG file of (height, width) grey or (height, width, 3) RGB pixels, 8 bits a channel.
+    """A PNG file, 8 bits a channel, of a picture that comes in strips from top to bottom.
 
-    palette: makes (height, width) pixels indices into these RGB colours: the same picture as
-        palette[pixels], in a third of the bytes to filter and deflate.
+    strips: at least one, (rows, width) grey or (rows, width, 3) RGB pixels each, taken one after the other: a
+        large picture need never be whole, and is filtered while it is in the cache.
+    palette: makes (rows, width) pixels indices into these RGB colours: the same picture as palette[pixels],
+        in a third of the bytes to filter and deflate.
     """
-    height, width = pixels.shape[:2]
-    colour = _TRUECOLOUR if pixels.ndim == 3 else _GREY if palette is None else _PALETTE
-    return b"".join(
-        (
-            _SIGNATURE,
-            _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)),
-            b"" if palette is None else _chunk(b"PLTE", palette.tobytes()),
-            _chunk(b"IDAT", isal_zlib.compress(_filtered(pixels).data, _LEVEL)),
-            _chunk(b"IEND", b""),
-        )
-    )
+    deflate = isal_zlib.compressobj(_LEVEL)
+    data: list[bytes] = []
+    height = 0
+    for strip in strips:
+        height += len(strip)
+        data.append(deflate.compress(_filtered(strip).data))
+    data.append(deflate.flush())
+    colour = _TRUECOLOUR if strip.ndim == 3 else _GREY if palette is None else _PALETTE
+    head = _chunk(b"IHDR", struct.pack(">IIBBBBB", strip.shape[1], height, 8, colour, 0, 0, 0))
+    colours = b"" if palette is None else _chunk(b"PLTE", palette.tobytes())
+    parts = (_chunk(b"IDAT", part) for part in data if part)
+    return b"".join((_SIGNATURE, head, colours, *parts, _chunk(b"IEND", b"")))
 
 
-def _filtered(pixels: UInt8[np.ndarray, "height width ..."]) -> UInt8[np.ndarray, "height bytes"]:
+def _filtered(pixels: UInt8[np.ndarray, "rows width ..."]) -> UInt8[np.ndarray, "rows bytes"]:
     """Rows of a filter byte and the differences, modulo 256, from the pixel to the left."""
     rows = pixels.reshape(len(pixels), -1)
     step = rows.shape[1] // pixels.shape[1]

@@ -7,6 +7,7 @@ With the box at the whole image these are the seed script's pictures to the pixe
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +21,8 @@ Grid = Float[np.ndarray, "row column"]
 Mask = Float[np.ndarray, "height width"]
 Grey = UInt8[np.ndarray, "height width"]
 Layout = Literal["row", "grid"]
+
+_STRIP_PIXELS = 2**19
 
 _LEVELS = np.arange(256, dtype=np.uint8)
 JET: UInt8[np.ndarray, "256 3"] = cv2.applyColorMap(_LEVELS, cv2.COLORMAP_JET).reshape(256, 3)[:, ::-1]
@@ -57,6 +60,13 @@ def mask(grid: Grid, width: int, height: int, box: Box) -> Mask:
     top, left = max(0, top), max(0, left)
     placed[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
     return placed
+
+
+def strips(size: Size) -> Iterator[slice]:
+    """The rows of a (height, width) picture in strips that stay in the cache, from top to bottom."""
+    height, width = size
+    rows = max(1, _STRIP_PIXELS // width)
+    return (slice(top, top + rows) for top in range(0, height, rows))
 
 
 def to_grey(mask: Mask) -> Grey:

@@ -34,6 +34,14 @@ def reference(request: pytest.FixtureRequest, golden: Path) -> Path:
     return golden / "seed-script" / f"{request.param}.npz"
 
 
+@pytest.mark.parametrize("size", [(1, 1), (7, 2**19 + 1), (1499, 997), (5003, 1009)])
+def test_strips_take_each_row_once_in_order(size: tuple[int, int]) -> None:
+    rows = np.arange(size[0])
+    strips = [rows[strip] for strip in render.strips(size)]
+    np.testing.assert_array_equal(np.concatenate(strips), rows)
+    assert all(len(strip) == 1 or len(strip) * size[1] <= 2**19 for strip in strips)
+
+
 # the seed script's pictures
 
 

@@ -2,8 +2,8 @@
 
     python -m tests.load.overload [--model NAME] [--store FOLDER] [--seconds 20] [--times 5]
 
-Prints one Markdown row a figure. It wants a quiet machine, and cores that the server does not use. The peak is
-the mean of a closed loop before the burst and one after: rented machines change their pace by a tenth.
+Prints one Markdown row a figure. It wants a quiet machine, and cores that the server does not use. The peak
+is the mean of a closed loop before the burst and one after: rented machines change their pace by a tenth.
 """
 
 import argparse
