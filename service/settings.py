@@ -69,7 +69,9 @@ class Settings(BaseSettings):
         128_000_000, ge=1, description="Decoded pixels that may be held at once, at 3 bytes each and more."
     )
     max_body_bytes: int = Field(20 * 2**20, ge=1, description="Largest request body.")
-    max_image_pixels: int = Field(64_000_000, ge=1, description="Largest image, from its header.")
+    max_image_pixels: int = Field(
+        64_000_000, ge=1, description="Largest image, from its header; WebP a quarter of it, AVIF a third."
+    )
     max_canvas_pixels: int = Field(
         16_000_000, ge=1, description="Larger block canvases are scaled down to it."
     )

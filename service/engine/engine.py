@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
@@ -51,7 +51,7 @@ PATIENCE = 0.8
 """The share of a request's time that it may be predicted to wait: predictions err, and work is not free."""
 
 LARGE_PIXELS = 8_000_000
-"""Of a picture that takes tens of megabytes and more while it is decoded."""
+"""Of a picture that takes tens of megabytes and more while it is decoded or drawn."""
 
 DropReason = Literal["cancelled", "expired"]
 DropObserver = Callable[[DropReason], None]
@@ -227,7 +227,7 @@ class Engine:
             explainer = Rollout(head_fusion, discard_ratio)
             draw_over = overlay != "none"
             seen = await self._see(data, model, explainer, place, stages, keep_image=draw_over)
-            return await self.in_pool(rollout_answer, model, seen, top_k, overlay, stages)
+            return await self.in_pool(self._drawn, model, seen, top_k, overlay, stages)
 
     async def blocks(
         self,
@@ -325,16 +325,14 @@ class Engine:
     ) -> tuple[Picture, Pixels]:
         """Bytes to the upright picture and its pixels; a draft of a large picture will do for the model.
 
-        The picture's pixels are counted before they are decoded, and held on where the picture is kept. Large
-        pictures are decoded one at a time: their memory would add up.
+        The picture's pixels are counted before they are decoded, and held on where the picture is kept.
         """
         how, limit = model.manifest.preprocessing, self.settings.max_image_pixels
         with stages.measure("decode"), ExitStack() as alone:
 
             def take(count: int) -> None:
                 place.pixels.take(count)
-                if count > LARGE_PIXELS:
-                    alone.enter_context(self._large)
+                alone.enter_context(self._alone(count))
 
             if exact:
                 picture = decode(data, limit, take)
@@ -345,6 +343,17 @@ class Engine:
         if not exact:
             place.pixels.give_back()
         return picture, pixels
+
+    def _drawn(
+        self, model: LoadedModel, seen: Seen, top_k: int, overlay: Overlay, stages: Stages
+    ) -> RolloutAnswer:
+        """A rollout's pictures, which are as large as the image."""
+        with self._alone(seen.width * seen.height):
+            return rollout_answer(model, seen, top_k, overlay, stages)
+
+    def _alone(self, pixels: int) -> AbstractContextManager[object]:
+        """For work on so many pixels: large pictures one at a time, as their memory would add up."""
+        return self._large if pixels > LARGE_PIXELS else nullcontext()
 
     async def in_pool(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs CPU work beside the event loop, on the pool that decodes and renders."""

@@ -80,6 +80,9 @@ _TURNS = {  # by EXIF orientation
     8: Image.Transpose.ROTATE_90,
 }
 
+_APPETITE = {"WEBP": 4, "AVIF": 3}
+"""How many times the memory of other formats a pixel takes while it is decoded."""
+
 _DRAFT_MARGIN = 4
 _MAX_SCANS = 100
 _MAX_SIDE = 65_535  # a JPEG's; a row of more would be handled as a whole
@@ -111,7 +114,8 @@ def decode(data: bytes, max_pixels: int, take: Take = lambda pixels: None) -> Pi
     16-bit ones by value / 257; 32-bit integers and floats, which name no white, by stretching the image's
     own smallest..largest finite value to 0..255.
 
-    max_pixels: more than this in the header and nothing is decoded; nor is a side of over 65,535.
+    max_pixels: more than this in the header (for WebP a quarter of it, for AVIF a third) and nothing is
+        decoded; nor is a side of over 65,535.
     take: asked before anything is decoded.
 
     Raises TooLarge (413), UnsupportedMedia (415: a known format that is not accepted) or BadImage (400).
@@ -145,11 +149,8 @@ def _decode(data: bytes, max_pixels: int, draft_side: int | None, take: Take) ->
         width, height = image.size
         if max(width, height) > _MAX_SIDE:
             raise TooLarge(f"The image is {width} x {height}; a side may have {_MAX_SIDE} pixels. Crop it.")
-        if width * height > max_pixels:
-            raise TooLarge(
-                f"The image has {width} x {height} = {width * height} pixels; the limit is {max_pixels}. "
-                "Send a smaller one."
-            )
+        if width * height > max_pixels // _APPETITE.get(name, 1):
+            raise TooLarge(_too_many_pixels(name, width, height, max_pixels))
         if draft_side is not None:
             image.draft(None, (draft_side, draft_side))
         take(image.width * image.height)
@@ -170,6 +171,17 @@ def _decode(data: bytes, max_pixels: int, draft_side: int | None, take: Take) ->
     if orientation in _TURNS and orientation >= 5:
         width, height = height, width
     return Picture(rgb, width, height)
+
+
+def _too_many_pixels(name: str, width: int, height: int, max_pixels: int) -> str:
+    told = f"The image has {width} x {height} = {width * height} pixels; the limit is {max_pixels}"
+    if name not in _APPETITE:
+        return f"{told}. Send a smaller one."
+    limit = max_pixels // _APPETITE[name]
+    return (
+        f"{told}, and {limit} for {name}, which takes {_APPETITE[name]} times the memory. "
+        "Send a smaller one, or a JPEG or PNG."
+    )
 
 
 def _accepted_format(data: bytes) -> str:

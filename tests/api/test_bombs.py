@@ -238,15 +238,15 @@ def test_an_image_that_asks_for_too_much(server: WatchedServer, name: str) -> No
     ("side", "route"),
     [
         (8000, "/predict"),
-        (4000, "/attention/rollout"),
+        (8000, "/attention/rollout"),
         (8000, "/attention/blocks?max_side=200"),
-        (2500, "/attention/rollout?overlay=heatmap"),
+        (4000, "/attention/rollout?overlay=heatmap"),
     ],
 )
 def test_the_largest_pictures(tmp_path: Path, side: int, route: str) -> None:
     """Megapixels of nothing in a file of 200 kB, three at once; a server that nothing else has stretched.
 
-    Masks and overlays are as large as the picture: those of 64 megapixels take more than is allowed here.
+    Overlays are as large as the picture: those of 64 megapixels take more than is allowed here.
     """
     with watched_server(tmp_path) as server, ThreadPoolExecutor(3) as threads:
         raw = request(png(side, side, zeros(side * (3 * side + 1) + 2**24)), route)
