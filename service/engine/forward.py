@@ -78,6 +78,7 @@ class OpenVinoForward:
         from service.models.vit_graph import build_graph, quantization_group
 
         self.precision = precision
+        self.tensor = openvino.Tensor
         self.torch = TorchForward(module, "fp32")
         self.prefix_tokens = module.arch.prefix_tokens
         self.grid = input_size[0] // module.arch.patch, input_size[1] // module.arch.patch
@@ -95,37 +96,38 @@ class OpenVinoForward:
 
         self.whole = requests(1)
         self.halves = requests(2) if precision != "fp32" and threads % 2 == 0 else []
+        tokens = self.prefix_tokens + self.grid[0] * self.grid[1]
+        self.attention = np.empty((0, module.arch.depth, tokens, tokens), np.float32)
 
     def sizes(self, max_batch: int) -> list[int]:
         """As Forward says."""
         return [1, 2] if self.halves else [1]
 
     def __call__(self, pixels: Sequence[Pixels], capture: Capture) -> Trace:
-        """As Forward says."""
+        """As Forward says; attention is valid until the next forward pass."""
         if capture not in (Capture.NONE, Capture.CLS_ROWS, Capture.FUSED_MEAN):
             return self.torch(pixels, capture)
-        requests = self.halves if self.halves and len(pixels) % 2 == 0 else self.whole
-        each = len(pixels) // len(requests)
+        count = len(pixels)
+        if len(self.attention) < count:
+            self.attention = np.empty((count, *self.attention.shape[1:]), np.float32)
+        requests = self.halves if self.halves and count % 2 == 0 else self.whole
+        each = count // len(requests)
         with ExitStack() as waiting:  # for every part, also where one fails
             for i, request in enumerate(requests):
-                request.start_async([np.stack(pixels[i * each : (i + 1) * each])], share_inputs=True)
+                part = slice(i * each, (i + 1) * each)
+                request.set_output_tensor(1, self.tensor(self.attention[part], shared_memory=True))
+                request.start_async([np.stack(pixels[part])], share_inputs=True)
                 waiting.callback(request.wait)
-        logits, attention = (
-            [torch.from_numpy(request.get_output_tensor(output).data) for request in requests]
-            for output in range(2)
-        )
-        return Trace(torch.cat(logits), captured(attention, capture), self.prefix_tokens, self.grid)
+        logits = torch.cat([torch.from_numpy(request.get_output_tensor(0).data) for request in requests])
+        attention = captured(torch.from_numpy(self.attention[:count]), capture)
+        return Trace(logits, attention, self.prefix_tokens, self.grid)
 
 
-def captured(
-    attention: Sequence[Float[Tensor, "part block token token"]], capture: Capture
-) -> Float[Tensor, "batch block ..."] | None:
-    """What `capture` names of the head-mean attention in a batch's parts, valid until the next forward."""
+def captured(attention: Float[Tensor, "batch block token token"], capture: Capture) -> Tensor | None:
+    """The part of the head-mean attention that `capture` names."""
     if capture is Capture.NONE:
         return None
-    if capture is Capture.CLS_ROWS:
-        attention = [part[:, :, 0] for part in attention]
-    return attention[0] if len(attention) == 1 else torch.cat(list(attention))
+    return attention[:, :, 0] if capture is Capture.CLS_ROWS else attention
 
 
 def forward_of(
