@@ -9,7 +9,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -19,7 +19,7 @@ from benchmarks import models, servers
 from benchmarks.options import Options
 from benchmarks.photos import described, photographs
 from benchmarks.report import Part, Target
-from benchmarks.samples import Samples, interleaved, median, spread
+from benchmarks.samples import Samples, interleaved, median, ratio, spread
 from benchmarks.servers import TASKS, Server
 from service.engine.runner import Runner
 from service.engine.threads import cpu_budget
@@ -32,6 +32,7 @@ from service.types import Capture
 OURS, EXACT = "ours", "ours, fp32"
 BATCH = 8
 """The service's largest batch on a CPU."""
+BARE_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -45,24 +46,39 @@ class Cell:
 
 @dataclass(frozen=True)
 class Measured:
-    """A cell's rounds. client_s: CPU seconds that sending took, in all rounds."""
+    """A cell, round by round.
 
-    runs: list[Run]
-    client_s: float
+    client_s: CPU seconds that sending took.
+    bare: seconds of a bare forward pass by batch size, just before; of our servers only.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+    client_s: list[float] = field(default_factory=list)
+    bare: Samples = field(default_factory=lambda: defaultdict(list))
 
     @property
     def rates(self) -> list[float]:
         return [run.rate for run in self.runs]
 
     @property
+    def share(self) -> float:
+        """The served rate over that of bare forward passes, round by round; NaN without any."""
+        pairs = zip(self.rates, self.bare[str(BATCH)], strict=False)
+        return median([rate * bare / BATCH for rate, bare in pairs])
+
+    @property
+    def beyond_bare_ms(self) -> float:
+        """What a request takes at the median beyond a bare forward pass of one image, round by round."""
+        pairs = zip(self.runs, self.bare["1"], strict=False)
+        return 1000 * median([run.percentile(50) - bare for run, bare in pairs])
+
+    @property
     def client_ms(self) -> float:
         """CPU milliseconds that the load generator took a request, on the same CPUs."""
-        return self.client_s * 1000 / max(1, len(joined(self.runs).answers))
+        return sum(self.client_s) * 1000 / max(1, len(joined(self.runs).answers))
 
 
 Cells = dict[Cell, Measured]
-Bare = dict[str, Samples]
-"""Seconds of bare forward passes by server and batch size, without HTTP."""
 
 
 def run(options: Options) -> Part:
@@ -76,32 +92,30 @@ def run(options: Options) -> Part:
             servers.plain_fastapi(options.model),
         ]
         with servers.started(kinds) as running:
-            measured, bare = measure(options, running, files, registry)
+            measured = measure(options, running, files, registry)
     missing = [f"{kind.name}: {kind.missing}." for kind in kinds if kind.missing]
-    text = "\n\n".join([intro(options), *missing, cells_table(measured, bare), bare_text(bare)])
-    return Part(f"2. Served, {options.model}", text, targets(measured, bare))
+    text = "\n\n".join([intro(options), *missing, cells_table(measured), bare_text(measured)])
+    return Part(f"2. Served, {options.model}", text, targets(measured))
 
 
 def measure(
     options: Options, running: dict[str, Server], files: Sequence[bytes], registry: Registry
-) -> tuple[Cells, Bare]:
-    """All rounds; in each, every cell and the bare forward passes have their turn."""
-    runs: dict[Cell, list[Run]] = defaultdict(list)
-    client_s: dict[Cell, float] = defaultdict(float)
+) -> Cells:
+    """All rounds; in each, every cell has its turn, and just before it our servers' bare forward passes."""
+    cells: Cells = {}
     passes = forwards(options, registry)
-    bare: Bare = {name: {"1": [], str(BATCH): []} for name in passes}
     for number in range(options.served_rounds):
-        for name, calls in passes.items():
-            for batch, seconds in interleaved(calls, 3).items():
-                bare[name][batch] += seconds
         for task, in_flight in itertools.product(TASKS, options.in_flight):
             for name, server in running.items():
                 cell = Cell(name, task, in_flight)
                 print(f"  round {number + 1}: {name}, {task}, {in_flight} in flight", file=sys.stderr)
+                measured = cells.setdefault(cell, Measured())
+                for batch, seconds in interleaved(passes.get(name, {}), BARE_ROUNDS).items():
+                    measured.bare[batch].append(median(seconds))
                 run, spent_s = load(server, task, files, in_flight, options.seconds)
-                runs[cell].append(run)
-                client_s[cell] += spent_s
-    return {cell: Measured(runs[cell], client_s[cell]) for cell in runs}, bare
+                measured.runs.append(run)
+                measured.client_s.append(spent_s)
+    return cells
 
 
 def forwards(options: Options, registry: Registry) -> dict[str, dict[str, partial]]:
@@ -143,21 +157,21 @@ def intro(options: Options) -> str:
         f"{options.seconds:g} s and until what was sent is answered. One server runs at a time, the others "
         "are stopped (SIGSTOP). Peers: transformers in fp32, its default, whole-matrix rollout, cv2's PNG. "
         "*bare*: share of the rate of a forward pass without capture at batch "
-        f"{BATCH}, in this process. *client*: CPU time of the load generator, on the same CPUs."
+        f"{BATCH}, in this process, just before. *client*: CPU time of the load generator, on the same CPUs."
     )
 
 
-def cells_table(measured: Cells, bare: Bare) -> str:
+def cells_table(measured: Cells) -> str:
     columns = ["server", "task", "in flight", "answers/s", "p50 ms", "p95 ms", "failed"]
     columns += ["over LitServe", "bare", "client ms"]
-    return table(columns, [cell_row(cell, measured, bare) for cell in sorted(measured, key=order)])
+    return table(columns, [cell_row(cell, measured) for cell in sorted(measured, key=order)])
 
 
 def order(cell: Cell) -> tuple[int, int]:
     return TASKS.index(cell.task), cell.in_flight
 
 
-def cell_row(cell: Cell, measured: Cells, bare: Bare) -> list[str]:
+def cell_row(cell: Cell, measured: Cells) -> list[str]:
     it = measured[cell]
     every = joined(it.runs)
     return [
@@ -169,48 +183,38 @@ def cell_row(cell: Cell, measured: Cells, bare: Bare) -> list[str]:
         milliseconds(every.percentile(95)),
         str(every.failed),
         times(over_litserve(cell, measured)),
-        percent(share(cell, measured, bare)),
+        percent(it.share),
         f"{it.client_ms:.1f}",
     ]
 
 
 def over_litserve(cell: Cell, measured: Cells) -> float:
-    """This server's rate over LitServe's at the same task and concurrency."""
+    """This server's rate over LitServe's at the same task and concurrency, round by round."""
     lit = next((it for it in measured if same(it, cell) and it.server.startswith("LitServe")), None)
-    if lit is None or cell not in measured or not median(measured[lit].rates):
+    if lit is None or cell not in measured or not all(measured[lit].rates):
         return math.nan
-    return median(measured[cell].rates) / median(measured[lit].rates)
+    return ratio(measured[cell].rates, measured[lit].rates)
 
 
 def same(one: Cell, other: Cell) -> bool:
     return (one.task, one.in_flight) == (other.task, other.in_flight)
 
 
-def share(cell: Cell, measured: Cells, bare: Bare) -> float:
-    """This server's rate over that of its bare forward pass."""
-    if cell not in measured or cell.server not in bare:
-        return math.nan
-    return median(measured[cell].rates) * median(bare[cell.server][str(BATCH)]) / BATCH
-
-
-def idle_ms(task: str, measured: Cells, bare: Bare) -> float:
-    """What one request takes beyond a bare forward pass of one image."""
-    cell = Cell(OURS, task, 1)
-    if cell not in measured:
-        return math.nan
-    return 1000 * (joined(measured[cell].runs).percentile(50) - median(bare[OURS]["1"]))
-
-
-def bare_text(bare: Bare) -> str:
-    lines = [
-        [name, *(spread([it / int(batch) * 1000 for it in seconds]) for batch, seconds in samples.items())]
-        for name, samples in bare.items()
-    ]
+def bare_text(measured: Cells) -> str:
+    lines = []
+    for name in (OURS, EXACT):
+        bare = [it.bare for cell, it in measured.items() if cell.server == name]
+        samples = {batch: [s / batch * 1000 for it in bare for s in it[str(batch)]] for batch in (1, BATCH)}
+        lines.append([name, *map(spread, samples.values())])
     return table(["bare forward pass, ms an image", "batch 1", f"batch {BATCH}"], lines)
 
 
-def targets(measured: Cells, bare: Bare) -> list[Target]:
+def targets(measured: Cells) -> list[Target]:
     at_8 = partial(Cell, task="rollout", in_flight=8)
+
+    def of_ours(task: str, in_flight: int) -> Measured:
+        return measured.get(Cell(OURS, task, in_flight), Measured())
+
     shares = {"predict": 92, "rollout": 88, "blocks": 80}
     return [
         Target(
@@ -229,14 +233,14 @@ def targets(measured: Cells, bare: Bare) -> list[Target]:
             Target(
                 f"served {task} / bare forward, 32 in flight",
                 limit,
-                100 * share(Cell(OURS, task, 32), measured, bare),
+                100 * of_ours(task, 32).share,
                 "%",
                 at_least=True,
             )
             for task, limit in shares.items()
         ),
         *(
-            Target(f"one idle {task} - bare forward", 20, idle_ms(task, measured, bare), "ms")
+            Target(f"one idle {task} - bare forward", 20, of_ours(task, 1).beyond_bare_ms, "ms")
             for task in ("predict", "rollout")
         ),
     ]
