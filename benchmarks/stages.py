@@ -18,7 +18,8 @@ from benchmarks.photos import described, photographs
 from benchmarks.report import Part, Target
 from benchmarks.samples import Samples, interleaved, median, ratio, spread
 from service.imaging import png, render
-from service.imaging.decode import decode, decode_draft
+from service.imaging.decode import open_image
+from service.imaging.picture import Picture
 from service.imaging.preprocess import preprocess
 from service.load.markdown import table
 from service.types import Box, Preprocess
@@ -84,8 +85,8 @@ def decoding() -> list[Stage]:
             Stage(
                 f"JPEG decode, {name}",
                 {
-                    OURS: lambda data=data: decode(data, LIMIT).rgb,
-                    "ours, for the model only": lambda data=data: decode_draft(data, LIMIT, 224).rgb,
+                    OURS: lambda data=data: whole(data),
+                    "ours, for the model only": lambda data=data: for_the_model(data).reduced(224),
                     "cv2.imdecode": lambda data=data: cv2.imdecode(
                         np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB
                     ),
@@ -103,14 +104,24 @@ PIXELS = "12 MP JPEG bytes to pixels, no overlay"
 
 def to_pixels(data: bytes) -> np.ndarray:
     """As the engine does it."""
-    picture = decode_draft(data, LIMIT, 224)
-    return preprocess(picture.rgb, HOW, (picture.height, picture.width))
+    return preprocess(for_the_model(data), HOW)
+
+
+def for_the_model(data: bytes) -> Picture:
+    opened = open_image(data, LIMIT)
+    opened.draft(224)
+    return opened.decode()
+
+
+def whole(data: bytes) -> np.ndarray:
+    return open_image(data, LIMIT).decode().rows(slice(None))
 
 
 def preprocessing() -> Stage:
-    image = decode(photographs(1)[0], LIMIT).rgb
+    picture = for_the_model(photographs(1)[0])
+    image = picture.rows(slice(None))
     ways: dict[str, Callable[[], object]] = {
-        OURS: lambda: preprocess(image, HOW),
+        OURS: lambda: preprocess(picture, HOW),
         "Pillow and numpy": lambda: plainly(image),
     }
     try:
@@ -143,7 +154,7 @@ def drawn_canvas(maps: np.ndarray) -> np.ndarray:
 def encoding() -> list[Stage]:
     maps = grids()
     mask, canvas = drawn_mask(maps), drawn_canvas(maps)
-    image = decode(photographs(1)[0], LIMIT).rgb
+    image = whole(photographs(1)[0])
     overlay = render.heatmap(render.mask(maps[0], WIDTH, HEIGHT, WHOLE), image)
     return [
         png_stage("PNG mask, 640 x 480", mask),

@@ -36,6 +36,11 @@ class Preprocess:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    @property
+    def resized_side(self) -> int:
+        """What a side is resized to, pixels; the larger where both are told."""
+        return self.resize if isinstance(self.resize, int) else max(self.resize)
+
 
 @dataclass(frozen=True)
 class Box:

@@ -9,12 +9,12 @@ import torch
 from service.engine.forward import forward_of, has_openvino
 from service.explain.blocks import BlockMaps
 from service.explain.rollout import Rollout
-from service.imaging.decode import decode
 from service.imaging.preprocess import preprocess
 from service.models.build import build
 from service.types import Capture
 from service.weights.assign import assign
 from service.weights.detect import read_checkpoint
+from tests.pictures import decoded
 
 Answers = list[tuple[int, np.ndarray, np.ndarray]]
 """Each photograph's best class, rollout and block maps."""
@@ -25,7 +25,7 @@ def photographs(test_data: Path) -> list[np.ndarray]:
     """The pixels of every photograph, as ViT-Tiny takes them."""
     how = read_checkpoint(test_data / "vit-tiny/vit_tiny_patch16_224.safetensors").preprocess
     paths = sorted(path for path in (test_data / "photos").rglob("*") if path.is_file())
-    return [preprocess(decode(path.read_bytes(), 10**8).rgb, how)[None] for path in paths]
+    return [preprocess(decoded(path.read_bytes()), how)[None] for path in paths]
 
 
 def answers(test_data: Path, photographs: list[np.ndarray], runtime: str, precision: str) -> Answers:

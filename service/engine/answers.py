@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -10,9 +11,10 @@ from jaxtyping import Float
 
 from service.engine.runner import LoadedModel
 from service.imaging import png, render
+from service.imaging.picture import Picture
 from service.imaging.preprocess import seen_box
 from service.stages import Stages
-from service.types import RGB, BlocksAnswer, Label, Outcome, Prediction, RolloutAnswer
+from service.types import BlocksAnswer, Label, Outcome, Prediction, RolloutAnswer
 
 Overlay = Literal["none", "masked", "heatmap"]
 Layout = Literal["row", "grid"]
@@ -23,12 +25,12 @@ class Seen:
     """An image that went through the device.
 
     width, height: of the upright image, pixels.
-    image: the upright image, kept only where a picture is drawn over it.
+    picture: kept only where it is drawn over.
     """
 
     width: int
     height: int
-    image: RGB | None
+    picture: Picture | None
     outcome: Outcome
 
 
@@ -54,13 +56,13 @@ def rollout_answer(
     assert seen.outcome.maps is not None
     with stages.measure("render"):
         answer, grid = prediction(model, seen, top_k), seen.outcome.maps[0]
-        mask = render.mask(grid, seen.width, seen.height, answer.seen)
-        grey = png.encode(render.to_grey(mask[rows]) for rows in render.strips(mask.shape))
-        picture = None
-        if (image := seen.image) is not None:
+        strips = partial(render.mask_strips, grid, seen.width, seen.height, answer.seen)
+        grey = png.encode(render.to_grey(mask) for _, mask in strips())
+        drawn = None
+        if (picture := seen.picture) is not None:
             draw = render.masked if overlay == "masked" else render.heatmap
-            picture = png.encode(draw(mask[rows], image[rows]) for rows in render.strips(mask.shape))
-        return RolloutAnswer(answer, grid, grey, picture)
+            drawn = png.encode(draw(mask, picture.rows(rows)) for rows, mask in strips())
+        return RolloutAnswer(answer, grid, grey, drawn)
 
 
 def blocks_answer(

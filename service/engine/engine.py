@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
@@ -24,7 +23,8 @@ from service.errors import DeadlineExceeded, NotReady, QueueFull, UnknownModel
 from service.explain import catalog
 from service.explain.blocks import BlockMaps
 from service.explain.rollout import Rollout
-from service.imaging.decode import Picture, decode, decode_draft
+from service.imaging.decode import Opened, open_image
+from service.imaging.picture import Picture
 from service.imaging.preprocess import preprocess
 from service.settings import Settings
 from service.stages import Stages
@@ -37,6 +37,7 @@ from service.types import (
     Outcome,
     Pixels,
     Prediction,
+    Preprocess,
     RolloutAnswer,
 )
 
@@ -51,7 +52,6 @@ PATIENCE = 0.8
 """The share of a request's time that it may be predicted to wait: predictions err, and work is not free."""
 
 LARGE_PIXELS = 8_000_000
-"""Of a picture that takes tens of megabytes and more while it is decoded or drawn."""
 
 DropReason = Literal["cancelled", "expired"]
 DropObserver = Callable[[DropReason], None]
@@ -97,13 +97,13 @@ class Engine:
         self.batcher = Batcher(max_batch, settings.max_wait_ms / 1000, time.monotonic)
         self.worker = Worker(self.runner, self.batcher, threads, self._load, on_batch, on_end)
         self.pool = ThreadPoolExecutor(threads, "image", initializer=step_back)
+        self.large = ThreadPoolExecutor(1, "large image", initializer=step_back)
         self.threads = threads
         self.requests = Budget(settings.max_queue, "places", lambda: self.predicted_wait_s)
         self.bytes = Budget(settings.max_queue_bytes, "bytes", lambda: self.predicted_wait_s)
         self.pixels = Budget(settings.max_queue_pixels, "decoded pixels", lambda: self.predicted_wait_s)
         self.budgets = {"requests": self.requests, "bytes": self.bytes, "pixels": self.pixels}
         self.on_drop = on_drop
-        self._large = threading.Lock()
         self._pool_seconds = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -133,6 +133,7 @@ class Engine:
         if self.worker.is_alive():
             await asyncio.to_thread(self.worker.join, JOIN_S)
         self.pool.shutdown()
+        self.large.shutdown()
 
     @property
     def alive(self) -> bool:
@@ -227,7 +228,8 @@ class Engine:
             explainer = Rollout(head_fusion, discard_ratio)
             draw_over = overlay != "none"
             seen = await self._see(data, model, explainer, place, stages, keep_image=draw_over)
-            return await self.in_pool(self._drawn, model, seen, top_k, overlay, stages)
+            pool = self._pool_for(seen.width * seen.height)
+            return await run_in(pool, self._drawn, data, model, seen, top_k, overlay, stages)
 
     async def blocks(
         self,
@@ -296,14 +298,19 @@ class Engine:
         """Decodes, queues and waits for what the device makes of it."""
         if explainer is not None:
             catalog.require(explainer, model.captures, model.manifest.name)
-        future: Future[Outcome] = Future()
+        how, future = model.manifest.preprocessing, Future[Outcome]()
         try:
             with self.batcher.arriving():
-                picture, pixels = await self.in_pool(self._prepare, data, model, keep_image, place, stages)
+                opened = await self.in_pool(self._open, data, how, keep_image, stages)
+                pool = self._pool_for(opened.pixels)
+                picture, pixels = await run_in(pool, prepare, opened, how, place, stages)
                 name, submitted = model.manifest.name, self.batcher.clock()
                 self.batcher.submit(Job(name, pixels, explainer, submitted, place.deadline, future))
-            width, height, image = picture.width, picture.height, picture.rgb if keep_image else None
-            del picture, pixels  # nothing is held while the job waits but what is needed afterwards
+            width, height = picture.width, picture.height
+            kept = picture if keep_image and not is_large(width * height) else None
+            if kept is None:
+                place.pixels.give_back()
+            del opened, picture, pixels  # nothing is held while the job waits but what is needed afterwards
             outcome = await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             if future.cancel():
@@ -318,46 +325,51 @@ class Engine:
             stages.add("explain", outcome.explain_s)
         if self.batcher.clock() >= place.deadline:
             raise deadline_exceeded(self.batcher.clock() - place.began)
-        return Seen(width, height, image, outcome)
+        return Seen(width, height, kept, outcome)
 
-    def _prepare(
-        self, data: bytes, model: LoadedModel, exact: bool, place: Place, stages: Stages
-    ) -> tuple[Picture, Pixels]:
-        """Bytes to the upright picture and its pixels; a draft of a large picture will do for the model.
-
-        The picture's pixels are counted before they are decoded, and held on where the picture is kept.
-        """
-        how, limit = model.manifest.preprocessing, self.settings.max_image_pixels
-        with stages.measure("decode"), ExitStack() as alone:
-
-            def take(count: int) -> None:
-                place.pixels.take(count)
-                alone.enter_context(self._alone(count))
-
-            if exact:
-                picture = decode(data, limit, take)
-            else:
-                wanted = how.resize if isinstance(how.resize, int) else max(how.resize)
-                picture = decode_draft(data, limit, wanted, take)
-            pixels = preprocess(picture.rgb, how, (picture.height, picture.width))
-        if not exact:
-            place.pixels.give_back()
-        return picture, pixels
+    def _open(self, data: bytes, how: Preprocess, keep_image: bool, stages: Stages) -> Opened:
+        """The image's header. A draft will do for the model, and a large image is not kept."""
+        with stages.measure("decode"):
+            opened = open_image(data, self.settings.max_image_pixels)
+            if not keep_image or is_large(opened.pixels):
+                opened.draft(how.resized_side)
+            return opened
 
     def _drawn(
-        self, model: LoadedModel, seen: Seen, top_k: int, overlay: Overlay, stages: Stages
+        self, data: bytes, model: LoadedModel, seen: Seen, top_k: int, overlay: Overlay, stages: Stages
     ) -> RolloutAnswer:
-        """A rollout's pictures, which are as large as the image."""
-        with self._alone(seen.width * seen.height):
-            return rollout_answer(model, seen, top_k, overlay, stages)
+        """A rollout's pictures. A large image to draw over was let go of meanwhile, and is decoded again."""
+        if overlay != "none" and seen.picture is None:
+            with stages.measure("decode"):
+                picture = open_image(data, self.settings.max_image_pixels).decode()
+            seen = replace(seen, picture=picture)
+        return rollout_answer(model, seen, top_k, overlay, stages)
 
-    def _alone(self, pixels: int) -> AbstractContextManager[object]:
-        """For work on so many pixels: large pictures one at a time, as their memory would add up."""
-        return self._large if pixels > LARGE_PIXELS else nullcontext()
+    def _pool_for(self, pixels: int) -> Executor:
+        """Where so many pixels are decoded or drawn: large pictures go one at a time, and stop no others."""
+        return self.large if is_large(pixels) else self.pool
 
     async def in_pool(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs CPU work beside the event loop, on the pool that decodes and renders."""
-        return await asyncio.wrap_future(self.pool.submit(function, *args, **kwargs))
+        return await run_in(self.pool, function, *args, **kwargs)
+
+
+async def run_in(executor: Executor, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """What the function returns, called on a thread of the executor."""
+    return await asyncio.wrap_future(executor.submit(function, *args, **kwargs))
+
+
+def prepare(opened: Opened, how: Preprocess, place: Place, stages: Stages) -> tuple[Picture, Pixels]:
+    """Decodes an image, whose pixels are counted first, and makes of it what the model takes."""
+    with stages.measure("decode"):
+        place.pixels.take(opened.pixels)
+        picture = opened.decode()
+        return picture, preprocess(picture, how)
+
+
+def is_large(pixels: int) -> bool:
+    """Whether a picture of so many takes tens of megabytes and more while it is decoded or drawn."""
+    return pixels > LARGE_PIXELS
 
 
 def is_path(model: str) -> bool:

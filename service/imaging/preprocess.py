@@ -1,4 +1,4 @@
-"""An upright RGB image to a model's pixels, and which part of the image those pixels show.
+"""A picture to a model's pixels, and which part of the image those pixels show.
 
 Sizes and roundings follow torchvision's Resize and CenterCrop, which timm uses too: the longer side is
 int(size * long / short), a crop starts at round((size - crop) / 2), and a crop larger than the image is
@@ -10,9 +10,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
 
+from service.imaging.picture import Picture
 from service.types import RGB, Box, Pixels, Preprocess, Size
 
 _FILTERS = {
@@ -24,25 +25,19 @@ _FILTERS = {
 _LONGEST = 16
 
 
-def preprocess(image: RGB, how: Preprocess, original: Size | None = None) -> Pixels:
-    """What a model takes: (3, *how.input_size), float32, (x / 255 - mean) / std.
-
-    original: (height, width) of the image that `image` is a draft of, at a half, a third or so of its size,
-        rounded up; None where it is the image itself.
-    """
-    if isinstance(how.resize, int) and max(image.shape[:2]) > _LONGEST * min(image.shape[:2]):
-        image, original = _middle(image), None
-    height, width = original or image.shape[:2]
-    resized_height, resized_width, top, left = _geometry((height, width), how)
+def preprocess(picture: Picture, how: Preprocess) -> Pixels:
+    """What a model takes: (3, *how.input_size), float32, (x / 255 - mean) / std. Raises BadImage."""
+    image, box = picture.reduced(how.resized_side)
+    size = picture.height, picture.width
+    if isinstance(how.resize, int) and max(image.size) > _LONGEST * min(image.size):
+        image = _middle(image)
+        box = 0.0, 0.0, float(image.width), float(image.height)
+        size = image.height, image.width
+    height, width, top, left = _geometry(size, how)
     crop_height, crop_width = how.input_size
-    shrunk = round(max(height, width) / max(image.shape[:2]))
-    resized = Image.fromarray(image).resize(
-        (resized_width, resized_height),
-        _FILTERS[how.interpolation],
-        box=(0, 0, width / shrunk, height / shrunk),  # a draft's last row and column may be parts of one
-    )
+    resized = image.resize((width, height), _FILTERS[how.interpolation], box=box)
     crop = resized.crop((left, top, left + crop_width, top + crop_height))  # black past the edges
-    return _normalised(np.asarray(crop), how.mean, how.std)
+    return _normalised(np.asarray(crop.convert("RGB")), how.mean, how.std)
 
 
 def seen_box(width: int, height: int, how: Preprocess) -> Box:
@@ -76,11 +71,11 @@ def _resized(size: Size, resize: Size | int) -> Size:
     return int(resize * height / width), resize
 
 
-def _middle(image: RGB) -> UInt8[np.ndarray, "middle_height middle_width 3"]:
+def _middle(image: Image.Image) -> Image.Image:
     """The middle _LONGEST : 1 of a longer image; a resize by its shorter side would blow up all of it."""
-    height, width = image.shape[:2]
+    width, height = image.size
     x, y = max(0, (width - _LONGEST * height) // 2), max(0, (height - _LONGEST * width) // 2)
-    return image[y : height - y, x : width - x]
+    return image.crop((x, y, width - x, height - y))
 
 
 def _crop_start(size: int, crop: int) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,15 +74,15 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def pool_held(engine: Engine) -> Iterator[None]:
-    """Keeps the one pool thread from decoding inside the with block."""
+def held_up(pool: Executor) -> Iterator[None]:
+    """Keeps the one thread of a pool from doing anything inside the with block."""
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
         held.set()
         release.wait(60)
 
-    engine.pool.submit(hold)
+    pool.submit(hold)
     held.wait(10)
     try:
         yield
@@ -189,20 +190,31 @@ class TestAdmission:
         await asyncio.gather(*requests)
         pressed.assert_nothing_is_left()
 
+    async def test_large_pictures_wait_for_each_other_and_nobody_for_them(
+        self, pressed: Pressed, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("service.engine.engine.LARGE_PIXELS", 53 * 37 - 1)
+        with held_up(pressed.engine.large):
+            large = [pressed.ask() for _ in range(3)]
+            assert await pressed.ask(data=picture(17, 11))
+            assert not any(request.done() for request in large)
+        await asyncio.gather(*large)
+        pressed.assert_nothing_is_left()
+
 
 class TestCancellation:
     async def test_while_its_image_waits_to_be_decoded(
         self, pressed: Pressed, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         decoded: list[bytes] = []
-        real = pressed.engine._prepare
+        real = pressed.engine._open
 
-        def prepare(data: bytes, *args: Any) -> Any:
+        def opened(data: bytes, *args: Any) -> Any:
             decoded.append(data)
             return real(data, *args)
 
-        monkeypatch.setattr(pressed.engine, "_prepare", prepare)
-        with pool_held(pressed.engine):
+        monkeypatch.setattr(pressed.engine, "_open", opened)
+        with held_up(pressed.engine.pool):
             requests = [pressed.ask() for _ in range(20)]
             await until(lambda: pressed.engine.accepted == 20)
             for request in requests:

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from service.imaging import render
-from service.imaging.decode import decode
 from service.types import Box
+from tests.pictures import rgb_of
 
 GRID = np.random.default_rng(1).random((14, 14)).astype(np.float32)
 JET = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_JET)[0, :, ::-1]
@@ -50,7 +50,7 @@ def test_mask_and_masked_photograph(reference: Path, test_data: Path) -> None:
     height, width = seed["mask_uint8"].shape
     mask = render.mask(seed["rollout_grid"], width, height, whole(width, height))
     np.testing.assert_array_equal(render.to_grey(mask), seed["mask_uint8"])
-    photo = decode((test_data / "photos" / str(seed["photo"])).read_bytes(), 10**8).rgb
+    photo = rgb_of((test_data / "photos" / str(seed["photo"])).read_bytes())
     theirs = np.asarray(Image.open(reference.with_suffix(".masked.png")))
     np.testing.assert_array_equal(render.masked(mask, photo), theirs)
 
@@ -73,6 +73,20 @@ def test_whole_image_is_plain_resize(width: int, height: int) -> None:
     mask = render.mask(GRID, width, height, whole(width, height))
     np.testing.assert_array_equal(mask, cv2.resize(GRID / GRID.max(), (width, height)))
     assert mask.dtype == np.float32
+
+
+@pytest.mark.parametrize("box", [None, Box(-31.4, 12.6, 500.2, 480.9), Box(90.3, -55.5, 402.0, 600.1)])
+def test_strips_of_a_large_mask_are_the_mask(box: Box | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    width, height = 1009, 523
+    expected = render.mask(GRID, width, height, box or whole(width, height))
+    for limit in (2**23, 1000):  # whole, and as large ones are
+        monkeypatch.setattr(render, "_WHOLE_PIXELS", limit)
+        monkeypatch.setattr(render, "_STRIP_PIXELS", 100_000)
+        drawn = list(render.mask_strips(GRID, width, height, box or whole(width, height)))
+        assert len(drawn) == 6
+        for rows, strip in drawn:
+            assert strip.dtype == np.float32
+            np.testing.assert_allclose(strip, expected[rows], atol=2e-6)
 
 
 def test_nothing_outside_the_box() -> None:
