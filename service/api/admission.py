@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api.keys import Keys
 from service.api.problems import on_service_error
 from service.engine.engine import Engine
 from service.errors import QueueFull
@@ -17,24 +18,29 @@ from service.errors import QueueFull
 class AdmissionLayer:
     """Refuses a request that the engine has no room or no time for, before its body is read.
 
-    And before its key and its parameters are looked at: at five times the load that there is room for, most
-    of what a refusal costs went there. Whoever asks in a wrong way is told so once there is room.
+    And before its parameters are looked at: at five times the load that there is room for, most of what a
+    refusal costs went there. Whoever asks in a wrong way is told so once there is room. A stranger is told
+    nothing of the queue, and is left to the routes.
 
+    keys: those of the app.
     routes: those that ask the engine for a place, by path.
     """
 
-    def __init__(self, app: ASGIApp, engine: Engine, routes: Mapping[str, APIRoute]) -> None:
+    def __init__(self, app: ASGIApp, engine: Engine, keys: Keys, routes: Mapping[str, APIRoute]) -> None:
         self.app = app
         self.engine = engine
+        self.keys = keys
         self.routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hands one request on, or refuses it."""
-        route = self.routes.get(scope["path"]) if scope["type"] == "http" else None
         answer: ASGIApp = self.app
+        route = self.routes.get(scope["path"]) if scope["type"] == "http" else None
         if route is not None and scope["method"] in (route.methods or ()):
+            headers = Headers(scope=scope)
             try:
-                self.engine.check(self.allowed_s(Headers(scope=scope)))
+                if self.keys.admit(headers):
+                    self.engine.check(self.allowed_s(headers))
             except QueueFull as refusal:
                 scope["route"] = route
                 answer = await on_service_error(Request(scope), refusal)

@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import __version__
 from service.api import cors, problems, routes
 from service.api.admission import AdmissionLayer
-from service.api.deps import digest, require_key
-from service.api.keys import api_keys
+from service.api.deps import require_key
+from service.api.keys import Keys, api_keys
 from service.api.middleware import OutermostLayer
 from service.api.page import add_page
 from service.api.schemas import Problem
@@ -59,11 +59,11 @@ def create_app(settings: Settings, engine: Engine | None = None, metrics: Metric
     app.state.settings = settings
     app.state.engine = engine
     app.state.metrics = metrics
-    app.state.key_digests = [digest(key) for key in api_keys(settings)]
+    app.state.keys = Keys(api_keys(settings))
     watch(engine, metrics)
     problems.install(app)
     app.include_router(routes.health)
-    if app.state.key_digests:
+    if app.state.keys:
         locks, refusal = [Depends(require_key)], problems.declare(401)
         app.include_router(routes.service, dependencies=locks, responses=refusal)
     else:
@@ -76,7 +76,7 @@ def create_app(settings: Settings, engine: Engine | None = None, metrics: Metric
 
 def add_layers(app: FastAPI, settings: Settings, engine: Engine, metrics: Metrics) -> None:
     """The layers around the routes, the innermost first. Raises ServiceError if traces lack their extra."""
-    app.add_middleware(AdmissionLayer, engine=engine, routes=routes.asking())
+    app.add_middleware(AdmissionLayer, engine=engine, keys=app.state.keys, routes=routes.asking())
     last_resort: ASGIApp = answer_internal_error
     if settings.cors_origins:
         app.add_middleware(cors.for_origins, origins=settings.cors_origins)
@@ -118,7 +118,7 @@ def memory_of(engine: Engine, kind: str) -> int:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Starts the engine, and closes it once the server has stopped taking requests."""
     settings: Settings = app.state.settings
-    if not app.state.key_digests and not is_loopback(settings.host):
+    if not app.state.keys and not is_loopback(settings.host):
         log.warning(
             "the service listens beyond this machine and asks for no API key; set VIT_ATTENTION_API_KEYS "
             "or VIT_ATTENTION_API_KEYS_FILE",

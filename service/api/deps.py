@@ -6,15 +6,14 @@ Dependencies are coroutines although they wait for nothing: FastAPI sends plain 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 from collections.abc import AsyncGenerator, Callable
 from typing import Annotated, cast
 
 from fastapi import Depends, Header, Request, Security
-from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import APIKeyHeader, HTTPBearer
 
 from service.api.form import Form
+from service.api.keys import offered_key
 from service.api.middleware import Trail
 from service.api.schemas import NeverNull
 from service.engine.engine import Engine
@@ -38,22 +37,20 @@ EngineDep = Annotated[Engine, Depends(the_engine)]
 TrailDep = Annotated[Trail, Depends(the_trail)]
 
 
-def digest(key: str) -> bytes:
-    """What is kept of an API key, and compared."""
-    return hashlib.sha256(key.encode()).digest()
-
-
 async def require_key(
     request: Request,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],
-    key: Annotated[str | None, Security(key_header)],
+    bearer: Annotated[object, Security(bearer)],
+    key: Annotated[object, Security(key_header)],
 ) -> None:
-    """Raises Unauthorized unless the request carries one of the configured API keys."""
-    offered = credentials.credentials if credentials else key
-    matches = [hmac.compare_digest(digest(offered or ""), known) for known in request.app.state.key_digests]
-    if not (offered and any(matches)):
+    """Raises Unauthorized unless the request carries one of the configured API keys.
+
+    bearer, key: for the documentation; the app's `Keys` read the headers.
+    """
+    if not request.app.state.keys.admit(request.headers):
         wrong = (
-            "The key in the request is not one of the service's." if offered else "This service needs a key."
+            "The key in the request is not one of the service's."
+            if offered_key(request.headers)
+            else "This service needs a key."
         )
         raise Unauthorized(f"{wrong} Send one as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'.")
 

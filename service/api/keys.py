@@ -2,10 +2,43 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+from collections.abc import Sequence
 from pathlib import Path
+
+from fastapi.security.utils import get_authorization_scheme_param
+from starlette.datastructures import Headers
 
 from service.errors import ServiceError
 from service.settings import Settings
+
+
+class Keys:
+    """The keys of one app, of which only digests are kept. Falsy where there are none: all may come in."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._digests = [digest(key) for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def admit(self, headers: Headers) -> bool:
+        """Whether a request with these headers may come in. Compares all keys, each in constant time."""
+        offered = digest(offered_key(headers))
+        matches = [hmac.compare_digest(offered, known) for known in self._digests]
+        return not matches or any(matches)
+
+
+def digest(key: str) -> bytes:
+    """What is kept of an API key, and compared."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+def offered_key(headers: Headers) -> str:
+    """The key that a request carries, as a bearer token or in X-API-Key; empty without one."""
+    scheme, token = get_authorization_scheme_param(headers.get("authorization"))
+    return token if token and scheme.lower() == "bearer" else headers.get("x-api-key", "")
 
 
 def api_keys(settings: Settings) -> list[str]:

@@ -97,9 +97,16 @@ class TestWithAFile:
             compared.append(known)
             return offered == known
 
-        monkeypatch.setattr("service.api.deps.hmac.compare_digest", compare)
+        monkeypatch.setattr("service.api.keys.hmac.compare_digest", compare)
         await client.get("/models", headers={"X-API-Key": "first-key"})
         assert len(set(compared)) == 3
+
+    async def test_a_stranger_learns_nothing_of_a_full_house(self, client, engine):
+        engine.full = True
+        for headers in ({}, {"X-API-Key": "first"}, {"Authorization": "Basic first-key"}):
+            assert (await client.post("/predict", headers=headers)).status_code == 401
+        for headers in ({"X-API-Key": "first-key"}, {"Authorization": "bearer second-key"}):
+            assert (await client.post("/predict", headers=headers)).status_code == 503
 
     async def test_the_door_is_not_called_open(self, app, log_lines):
         app.state.settings = app.state.settings.model_copy(update={"host": "0.0.0.0", "api_keys": []})
