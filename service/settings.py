@@ -66,11 +66,13 @@ class Settings(BaseSettings):
         512 * 2**20, ge=1, description="Bytes of bodies that may be held at once, those half read included."
     )
     max_queue_pixels: int = Field(
-        128_000_000, ge=1, description="Decoded pixels that may be held at once, at 3 bytes each and more."
+        128_000_000, ge=1, description="Decoded pixels that may be held at once, at 4 bytes each and more."
     )
     max_body_bytes: int = Field(20 * 2**20, ge=1, description="Largest request body.")
     max_image_pixels: int = Field(
-        64_000_000, ge=1, description="Largest image, from its header; WebP a quarter of it, AVIF a third."
+        64_000_000,
+        ge=1,
+        description="Largest image, from its header; WebP a quarter of it, AVIF a third, progressive JPEG half.",
     )
     max_canvas_pixels: int = Field(
         16_000_000, ge=1, description="Larger block canvases are scaled down to it."

@@ -50,7 +50,7 @@ _STRANGERS = {
     ),
 }
 
-_APPETITE = {"WEBP": 4, "AVIF": 3}
+_APPETITE = {"WEBP": 4, "AVIF": 3, "progressive JPEG": 2}
 """How many times the memory of other formats a pixel takes while it is decoded."""
 
 _MAX_SCANS = 100
@@ -110,8 +110,8 @@ class Opened:
 def open_image(data: bytes, max_pixels: int) -> Opened:
     """Reads the header of the image in `data`, and what is wrong with it.
 
-    max_pixels: more than this in the header (for WebP a quarter of it, for AVIF a third) is refused, and so
-        is a side of over 65,535.
+    max_pixels: more than this in the header (for WebP a quarter of it, for AVIF a third, for a progressive
+        JPEG half) is refused, and so is a side of over 65,535.
 
     Raises TooLarge (413), UnsupportedMedia (415: a known format that is not accepted) or BadImage (400).
     """
@@ -126,8 +126,9 @@ def open_image(data: bytes, max_pixels: int) -> Opened:
         width, height = image.size
     if max(width, height) > _MAX_SIDE:
         raise TooLarge(f"The image is {width} x {height}; a side may have {_MAX_SIDE} pixels. Crop it.")
-    if width * height > max_pixels // _APPETITE.get(name, 1):
-        raise TooLarge(_too_many_pixels(name, width, height, max_pixels))
+    kind = "progressive JPEG" if image.info.get("progressive") else name
+    if width * height > max_pixels // _APPETITE.get(kind, 1):
+        raise TooLarge(_too_many_pixels(kind, width, height, max_pixels))
     return Opened(name, width, height, image)
 
 
@@ -143,14 +144,14 @@ def _told(name: str) -> Iterator[None]:
         ) from error
 
 
-def _too_many_pixels(name: str, width: int, height: int, max_pixels: int) -> str:
+def _too_many_pixels(kind: str, width: int, height: int, max_pixels: int) -> str:
     told = f"The image has {width} x {height} = {width * height} pixels; the limit is {max_pixels}"
-    if name not in _APPETITE:
+    if kind not in _APPETITE:
         return f"{told}. Send a smaller one."
-    limit = max_pixels // _APPETITE[name]
+    limit = max_pixels // _APPETITE[kind]
     return (
-        f"{told}, and {limit} for {name}, which takes {_APPETITE[name]} times the memory. "
-        "Send a smaller one, or a JPEG or PNG."
+        f"{told}, and {limit} for {kind}, which takes {_APPETITE[kind]} times the memory. "
+        "Send a smaller one, or a plain JPEG or PNG."
     )
 
 
