@@ -72,7 +72,8 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         64_000_000,
         ge=1,
-        description="Largest image, from its header; WebP a quarter of it, AVIF a third, progressive JPEG half.",
+        description="Largest image, from its header; WebP a quarter of it, AVIF a third, progressive JPEG a "
+        "half.",
     )
     max_canvas_pixels: int = Field(
         16_000_000, ge=1, description="Larger block canvases are scaled down to it."
