@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
@@ -52,6 +52,9 @@ PATIENCE = 0.8
 """The share of a request's time that it may be predicted to wait: predictions err, and work is not free."""
 
 LARGE_PIXELS = 8_000_000
+
+BATCHES_AHEAD = 4
+"""How many batches of images are decoded before the device has computed the first of them."""
 
 DropReason = Literal["cancelled", "expired"]
 DropObserver = Callable[[DropReason], None]
@@ -103,6 +106,7 @@ class Engine:
         self.bytes = Budget(settings.max_queue_bytes, "bytes", lambda: self.predicted_wait_s)
         self.pixels = Budget(settings.max_queue_pixels, "decoded pixels", lambda: self.predicted_wait_s)
         self.budgets = {"requests": self.requests, "bytes": self.bytes, "pixels": self.pixels}
+        self.ahead = asyncio.Semaphore(BATCHES_AHEAD * max_batch)
         self.on_drop = on_drop
         self._pool_seconds = 0.0
         self._idle = asyncio.Event()
@@ -298,20 +302,23 @@ class Engine:
         """Decodes, queues and waits for what the device makes of it."""
         if explainer is not None:
             catalog.require(explainer, model.captures, model.manifest.name)
-        how, future = model.manifest.preprocessing, Future[Outcome]()
+        future: Future[Outcome] = Future()
         try:
-            with self.batcher.arriving():
-                opened = await self.in_pool(self._open, data, how, keep_image, stages)
-                pool = self._pool_for(opened.pixels)
-                picture, pixels = await run_in(pool, prepare, opened, how, place, stages)
-                name, submitted = model.manifest.name, self.batcher.clock()
-                self.batcher.submit(Job(name, pixels, explainer, submitted, place.deadline, future))
-            width, height = picture.width, picture.height
-            kept = picture if keep_image and not is_large(width * height) else None
-            if kept is None:
-                place.pixels.give_back()
-            del opened, picture, pixels  # nothing is held while the job waits but what is needed afterwards
-            outcome = await asyncio.wrap_future(future)
+            async with AsyncExitStack() as turn:
+                how = model.manifest.preprocessing
+                with self.batcher.arriving():
+                    opened = await self.in_pool(self._open, data, how, keep_image, stages)
+                    await self._take_turn(turn, opened, stages)
+                    pool = self._pool_for(opened.pixels)
+                    picture, pixels = await run_in(pool, prepare, opened, how, place, stages)
+                    name, submitted = model.manifest.name, self.batcher.clock()
+                    self.batcher.submit(Job(name, pixels, explainer, submitted, place.deadline, future))
+                width, height = picture.width, picture.height
+                kept = picture if keep_image and not is_large(width * height) else None
+                if kept is None:
+                    place.pixels.give_back()
+                del opened, picture, pixels  # only what is needed afterwards is held while the job waits
+                outcome = await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             if future.cancel():
                 self.on_drop("expired" if place.timeout.expired() else "cancelled")
@@ -326,6 +333,15 @@ class Engine:
         if self.batcher.clock() >= place.deadline:
             raise deadline_exceeded(self.batcher.clock() - place.began)
         return Seen(width, height, kept, outcome)
+
+    async def _take_turn(self, turn: AsyncExitStack, opened: Opened, stages: Stages) -> None:
+        """Waits, undecoded, until the device has nearly come to this image; its turn is over with `turn`.
+
+        Large pictures, which wait for each other, would keep the turns of all others.
+        """
+        if not is_large(opened.pixels):
+            with stages.measure("queue"):
+                await turn.enter_async_context(self.ahead)
 
     def _open(self, data: bytes, how: Preprocess, keep_image: bool, stages: Stages) -> Opened:
         """The image's header. A draft will do for the model, and a large image is not kept."""

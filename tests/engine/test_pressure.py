@@ -190,6 +190,24 @@ class TestAdmission:
         await asyncio.gather(*requests)
         pressed.assert_nothing_is_left()
 
+    async def test_only_some_batches_are_decoded_ahead_of_the_device(
+        self, tiny_store: Path, gate: Any
+    ) -> None:
+        async with started(Pressed(tiny_store, gate, max_batch=2)) as pressed:
+            first = await pressed.busy()
+            requests = [pressed.ask() for _ in range(20)]
+            await until(lambda: len(pressed.engine.batcher) == 7)  # 4 batches, less the one on the device
+            await asyncio.sleep(0.05)
+            assert len(pressed.engine.batcher) == 7
+            for request in requests[5:15]:  # some of them decoded, some not
+                request.cancel()
+            await asyncio.gather(*requests[5:15], return_exceptions=True)
+            assert pressed.dropped == ["cancelled"] * 10
+            pressed.gate.open.set()
+            await asyncio.gather(first, *requests[:5], *requests[15:])
+            assert sum(pressed.gate.computed) == 11
+            pressed.assert_nothing_is_left()
+
     async def test_large_pictures_wait_for_each_other_and_nobody_for_them(
         self, pressed: Pressed, monkeypatch: pytest.MonkeyPatch
     ) -> None:
