@@ -98,7 +98,7 @@ class Engine:
         self.runner = runner or Runner(settings.device, settings.precision, settings.runtime, threads)
         max_batch = settings.max_batch or (8 if self.runner.device.type == "cpu" else 64)
         self.batcher = Batcher(max_batch, settings.max_wait_ms / 1000, time.monotonic)
-        self.worker = Worker(self.runner, self.batcher, threads, self._load, on_batch, on_end)
+        self.worker = Worker(self.runner, self.batcher, self._load, on_batch, on_end)
         self.pool = ThreadPoolExecutor(threads, "image", initializer=step_back)
         self.large = ThreadPoolExecutor(1, "large image", initializer=step_back)
         self.threads = threads

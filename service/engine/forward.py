@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -78,6 +78,7 @@ class OpenVinoForward:
         from service.models.vit_graph import build_graph, quantization_group
 
         self.precision = precision
+        self.threads = threads
         self.tensor = openvino.Tensor
         self.torch = TorchForward(module, "fp32")
         self.prefix_tokens = module.arch.prefix_tokens
@@ -106,7 +107,8 @@ class OpenVinoForward:
     def __call__(self, pixels: Sequence[Pixels], capture: Capture) -> Trace:
         """As Forward says; attention is valid until the next forward pass."""
         if capture not in (Capture.NONE, Capture.CLS_ROWS, Capture.FUSED_MEAN):
-            return self.torch(pixels, capture)
+            with torch_threads(self.threads):
+                return self.torch(pixels, capture)
         count = len(pixels)
         if len(self.attention) < count:
             self.attention = np.empty((count, *self.attention.shape[1:]), np.float32)
@@ -121,6 +123,17 @@ class OpenVinoForward:
         logits = torch.cat([torch.from_numpy(request.get_output_tensor(0).data) for request in requests])
         attention = captured(torch.from_numpy(self.attention[:count]), capture)
         return Trace(logits, attention, self.prefix_tokens, self.grid)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Lets torch compute on so many threads inside the with block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def captured(attention: Float[Tensor, "batch block token token"], capture: Capture) -> Tensor | None:

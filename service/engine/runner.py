@@ -57,6 +57,12 @@ class Runner:
         self.runtime = runtime
         self.threads = threads or cpu_budget()
 
+    @property
+    def torch_threads(self) -> int:
+        """Threads for torch: one where it only explains, since others spin for milliseconds after a use."""
+        only_explains = self.device.type == "cpu" and self.runtime != "torch" and has_openvino()
+        return 1 if only_explains else self.threads
+
     def load(self, manifest: Manifest, module: nn.Module) -> LoadedModel:
         """Puts a model on the device, in the runner's precision, for inference only."""
         captures: frozenset[Capture] = module.captures  # type: ignore[assignment]

@@ -37,7 +37,6 @@ class Worker(threading.Thread):
         self,
         runner: Runner,
         batcher: Batcher,
-        threads: int,
         load: Callable[[], Mapping[str, LoadedModel]],
         on_batch: BatchObserver,
         on_end: Callable[[], None],
@@ -45,7 +44,6 @@ class Worker(threading.Thread):
         super().__init__(name="device", daemon=True)
         self.runner = runner
         self.batcher = batcher
-        self.threads = threads
         self.models: Mapping[str, LoadedModel] = {}
         self.loaded: Future[None] = Future()
         self.loaded.set_running_or_notify_cancel()  # who gives up waiting for it can't cancel it
@@ -65,7 +63,7 @@ class Worker(threading.Thread):
     def run(self) -> None:
         """Loads, then computes batches until the batcher is closed and empty."""
         step_back()
-        torch.set_num_threads(self.threads)
+        torch.set_num_threads(self.runner.torch_threads)
         batch: Sequence[Job] | None = None
         try:
             self.models = self._load()

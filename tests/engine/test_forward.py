@@ -136,3 +136,16 @@ def test_int8_is_refused_where_it_can_not_be_had(monkeypatch: pytest.MonkeyPatch
         choose_precision(CPU, "int8", "auto")
     with pytest.raises(DeviceError, match="int8 is for CPUs"):
         choose_precision(torch.device("cuda"), "int8", "auto")
+
+
+@needs_openvino
+def test_torch_has_all_threads_only_where_it_runs_the_model() -> None:
+    assert Runner("cpu", "fp32", "torch", threads=3).torch_threads == 3
+    assert Runner("cpu", "fp32", "openvino", threads=3).torch_threads == 1
+    before = torch.get_num_threads()
+    seen = []
+    fast = forward("openvino")
+    assert isinstance(fast, OpenVinoForward)
+    fast.torch.module.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    fast(pixels(1), Capture.FUSED_MAX)
+    assert (seen, torch.get_num_threads()) == ([2], before)

@@ -21,6 +21,7 @@ class FakeRunner:
     """An image is the number in its pixels; so is its logit, and its map."""
 
     device = torch.device("cpu")
+    torch_threads = 1
 
     def __init__(self) -> None:
         self.fault: Fault = lambda jobs: None
@@ -67,7 +68,7 @@ def ended() -> threading.Event:
 @pytest.fixture
 def worker(runner: FakeRunner, clock: Clock, ended: threading.Event) -> Iterator[Worker]:
     batcher = Batcher(8, 0.0, clock)
-    worker = Worker(runner, batcher, 1, lambda: {"a": None}, lambda *batch: None, ended.set)  # type: ignore
+    worker = Worker(runner, batcher, lambda: {"a": None}, lambda *batch: None, ended.set)  # type: ignore
     worker.models = {"a": None}  # type: ignore[dict-item]
     yield worker
     batcher.close()
