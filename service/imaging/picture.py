@@ -1,6 +1,6 @@
 """A decoded picture of any mode, turned upright and made RGB only where it is looked at.
 
-Large ones are looked at in stripes: half a megapixel stays in the cache, and nothing else large is made.
+Large ones are looked at in strips: half a megapixel stays in the cache, and nothing else large is made.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ BROKEN = (
 )
 """What Pillow raises on broken files; found with its own corrupt samples and a mutator."""
 
-_STRIPE_PIXELS = 2**19
+_STRIP_PIXELS = 2**19
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ class Picture:
     def reduced(self, at_least: int) -> tuple[Image.Image, tuple[float, float, float, float]]:
         """The upright picture, RGB or grey, small enough to handle, and where in it the original lies.
 
-        at_least: the side, in pixels, that it will be resized to. Where MARGIN times that is
-            left on both sides, each 2 x 2, 3 x 3 ... pixels are averaged to one, as Pillow's reduce does it.
+        at_least: the side, in pixels, that it will be resized to. Where MARGIN times that is left on both
+            sides, each 2 x 2, 3 x 3 ... pixels are averaged to one, as Pillow's reduce does it.
         The second is (left, top, right, bottom), in pixels: averages at an edge may be of fewer.
 
         Raises BadImage.
@@ -115,11 +115,11 @@ class Picture:
         image = self.image
         if image.mode in ("RGB", "L") and not image.has_transparency_data:
             return image if shrink == 1 else image.reduce(shrink)
-        if image.width * image.height <= _STRIPE_PIXELS and shrink == 1:
+        if image.width * image.height <= _STRIP_PIXELS and shrink == 1:
             return Image.fromarray(self._convert(image))
         small = Image.new("RGB", (-(-image.width // shrink), -(-image.height // shrink)))
-        for top, stripe in _stripes(image, shrink):
-            small.paste(Image.fromarray(self._convert(stripe)).reduce(shrink), (0, top // shrink))
+        for top, strip in _strips(image, shrink):
+            small.paste(Image.fromarray(self._convert(strip)).reduce(shrink), (0, top // shrink))
         return small
 
     @cached_property
@@ -146,9 +146,9 @@ def sentence(error: Exception) -> str:
     return (str(error) or type(error).__name__).rstrip(".") + "."
 
 
-def _stripes(image: Image.Image, shrink: int = 1) -> Iterator[tuple[int, Image.Image]]:
-    """The image cut across: (top row, rows of about _STRIPE_PIXELS, whole multiples of `shrink`)."""
-    rows = max(1, _STRIPE_PIXELS // image.width // shrink) * shrink
+def _strips(image: Image.Image, shrink: int = 1) -> Iterator[tuple[int, Image.Image]]:
+    """The image cut across: (top row, rows of about _STRIP_PIXELS, whole multiples of `shrink`)."""
+    rows = max(1, _STRIP_PIXELS // image.width // shrink) * shrink
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
@@ -156,8 +156,8 @@ def _stripes(image: Image.Image, shrink: int = 1) -> Iterator[tuple[int, Image.I
 def _finite_range(image: Image.Image) -> tuple[float, float]:
     """The smallest and the largest finite value of a 32-bit image; (0, 0) where there is none."""
     low, high = np.inf, -np.inf
-    for _, stripe in _stripes(image):
-        values = np.asarray(stripe, dtype=np.float64)
+    for _, strip in _strips(image):
+        values = np.asarray(strip, dtype=np.float64)
         finite = values[np.isfinite(values)]
         low, high = min(low, finite.min(initial=np.inf)), max(high, finite.max(initial=-np.inf))
     return (float(low), float(high)) if low <= high else (0.0, 0.0)

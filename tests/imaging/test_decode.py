@@ -66,7 +66,7 @@ def test_every_accepted_format(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
 def test_lossless_formats_come_back_exactly(kind: str) -> None:
-    big = photo(1021, 1033)  # more than one stripe
+    big = photo(1021, 1033)  # more than one strip
     np.testing.assert_array_equal(rgb_of(saved(big, kind)), np.asarray(big))
 
 
@@ -215,7 +215,7 @@ def test_16_bit_grey_is_scaled_and_not_clipped(kind: str, order: str) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "I;16", "I", "F"])
 def test_a_large_image_is_converted_as_a_small_one(mode: str) -> None:
-    """Stripes must not show: the picture repeats below, so the converted one must."""
+    """Strips must not show: the picture repeats below, so the converted one must."""
     tile = photo(1009, 400)
     if mode == "RGBA":
         tile.putalpha(tile.getchannel("R"))
