@@ -25,9 +25,11 @@ class Keys:
 
     def admit(self, headers: Headers) -> bool:
         """Whether a request with these headers may come in. Compares all keys, each in constant time."""
+        if not self:
+            return True
         offered = digest(offered_key(headers))
         matches = [hmac.compare_digest(offered, known) for known in self._digests]
-        return not matches or any(matches)
+        return any(matches)
 
 
 def digest(key: str) -> bytes:

@@ -152,9 +152,14 @@ def forward_of(
     """
     if device.type == "cuda":
         return CudaForward(module, device, DTYPES[precision], precision)
-    if runtime != "torch" and isinstance(module, VisionTransformer) and has_openvino():
+    if isinstance(module, VisionTransformer) and wants_openvino(runtime):
         return OpenVinoForward(module, input_size, precision, threads)
     return TorchForward(module, "bf16" if precision == "int8" else precision)
+
+
+def wants_openvino(runtime: Runtime) -> bool:
+    """Whether a ViT on a CPU runs under OpenVINO."""
+    return runtime != "torch" and has_openvino()
 
 
 def has_openvino() -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from service.engine.forward import Forward, forward_of, has_openvino
+from service.engine.forward import Forward, forward_of, has_openvino, wants_openvino
 from service.engine.threads import cpu_budget
 from service.errors import ServiceError
 from service.settings import Precision, Runtime
@@ -60,7 +60,7 @@ class Runner:
     @property
     def torch_threads(self) -> int:
         """Threads for torch: one where it only explains, since others spin for milliseconds after a use."""
-        only_explains = self.device.type == "cpu" and self.runtime != "torch" and has_openvino()
+        only_explains = self.device.type == "cpu" and wants_openvino(self.runtime)
         return 1 if only_explains else self.threads
 
     def load(self, manifest: Manifest, module: nn.Module) -> LoadedModel:
@@ -146,7 +146,7 @@ def choose_precision(device: torch.device, precision: Precision, runtime: Runtim
     if precision == "fp16":
         raise DeviceError("fp16 is for CUDA devices; on a CPU use --precision auto, int8, bf16 or fp32.")
     cpu = torch.cpu.get_capabilities()
-    can_int8 = runtime != "torch" and has_openvino() and cpu.get("avx512_vnni", False)
+    can_int8 = wants_openvino(runtime) and cpu.get("avx512_vnni", False)
     if precision == "int8" and not can_int8:
         raise DeviceError(
             "int8 needs OpenVINO (pip install openvino) and a CPU with AVX512-VNNI; use --precision auto, "

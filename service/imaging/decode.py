@@ -126,7 +126,8 @@ def open_image(data: bytes, max_pixels: int) -> Opened:
         width, height = image.size
     if max(width, height) > _MAX_SIDE:
         raise TooLarge(f"The image is {width} x {height}; a side may have {_MAX_SIDE} pixels. Crop it.")
-    kind = "progressive JPEG" if image.info.get("progressive") else name
+    progressive = name == "JPEG" and "progressive" in image.info  # a PNG's texts are in its info too
+    kind = "progressive JPEG" if progressive else name
     if width * height > max_pixels // _APPETITE.get(kind, 1):
         raise TooLarge(_too_many_pixels(kind, width, height, max_pixels))
     return Opened(name, width, height, image)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageChops
+from PIL.PngImagePlugin import PngInfo
 
 from service.errors import BadImage, ServiceError, TooLarge, UnsupportedMedia
 from service.imaging import render
@@ -266,6 +267,12 @@ def test_formats_that_take_more_memory_may_have_fewer_pixels(kind: str, times: i
     )
     with pytest.raises(TooLarge, match=told):
         open_image(data, most)
+
+
+def test_a_png_whose_text_says_progressive_is_no_jpeg() -> None:
+    text = PngInfo()
+    text.add_text("progressive", "1")
+    assert rgb_of(saved(photo(), "PNG", pnginfo=text), 97 * 61).shape == (61, 97, 3)
 
 
 def test_the_limit_itself_is_allowed() -> None:
