@@ -275,6 +275,7 @@ async def test_a_lost_device_answers_what_waits_and_fails_the_health_check(small
 
 async def test_what_is_held_is_in_the_metrics(small: Served) -> None:
     await fill(small)
+    await until(lambda: small.engine.batcher._arriving == 0)  # all are decoded, their pixels let go of
     text = small.metrics.render().decode()
     assert 'vit_attention_held{budget="requests"} 4.0' in text
     assert 'vit_attention_held{budget="pixels"} 0.0' in text
