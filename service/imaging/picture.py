@@ -19,8 +19,12 @@ from PIL import Image, ImageCms
 from service.errors import BadImage
 from service.types import RGB
 
-MARGIN = 4
-"""How many times the side that it will be resized to a picture keeps when it is reduced."""
+MARGIN = 3
+"""How many times the side that it will be resized to a picture keeps when it is reduced.
+
+Pillow's documentation says of its `reducing_gap` that from 3 on the result can hardly be told from one
+without it. With 4, 12 megapixels would be decoded at a half instead of a quarter, and take a quarter longer.
+"""
 
 _TURNS = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
