@@ -76,17 +76,17 @@ class Sender:
         return answer
 
     async def closed(self, bodies: Sequence[bytes], users: int, seconds: float) -> Run:
-        """So many requests under way, always."""
-        self.answers, end = [], self.now() + seconds
+        """So many requests under way, always, until the end; its rate counts to the last answer."""
+        self.answers, began = [], self.now()
 
         async def user(first: int) -> None:
             for body in itertools.islice(itertools.cycle(bodies), first, None):
-                if self.now() > end:
+                if self.now() > began + seconds:
                     return
                 await self.send(body, self.now())
 
         await asyncio.gather(*(user(index) for index in range(users)))
-        return Run(self.answers, seconds)
+        return Run(self.answers, self.now() - began)
 
     async def open(self, bodies: Sequence[bytes], due: Sequence[float], seconds: float) -> Run:
         """A request at each due time, whatever is still unanswered."""
