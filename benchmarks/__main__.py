@@ -20,6 +20,7 @@ MODULES = {1: "forward", 2: "served", 3: "stages", 4: "open_loop", 5: "memory"}
 
 def main() -> None:
     options = parse()
+    options.out.parent.mkdir(parents=True, exist_ok=True)  # now, rather than after minutes of measuring
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are ended too
     parts: list[Part] = []
     text = ""

@@ -15,6 +15,9 @@ def forward(path: Path, batches: Sequence[int], milliseconds: Mapping[str, Seque
     except ImportError as error:
         return f"(No plot: {error}.)"
     for axis, precisions in zip(axes, (("fp32",), ("bf16", "int8")), strict=True):
+        if not any(name.startswith(precisions) for name in milliseconds):
+            axis.remove()
+            continue
         for name, values in milliseconds.items():
             if name.startswith(precisions):
                 what = name.removeprefix(f"{precisions[0]} ")
