@@ -10,14 +10,16 @@ from service.load.curve import Point
 
 def forward(path: Path, batches: Sequence[int], milliseconds: Mapping[str, Sequence[float]]) -> str:
     """Milliseconds an image against the batch size; returns the Markdown that shows it."""
+    groups = [
+        precisions
+        for precisions in (("fp32",), ("bf16", "int8"))
+        if any(name.startswith(precisions) for name in milliseconds)
+    ]
     try:
-        figure, axes = _figure(2)
+        figure, axes = _figure(len(groups))
     except ImportError as error:
         return f"(No plot: {error}.)"
-    for axis, precisions in zip(axes, (("fp32",), ("bf16", "int8")), strict=True):
-        if not any(name.startswith(precisions) for name in milliseconds):
-            axis.remove()
-            continue
+    for axis, precisions in zip(axes, groups, strict=True):
         for name, values in milliseconds.items():
             if name.startswith(precisions):
                 what = name.removeprefix(f"{precisions[0]} ")
@@ -63,7 +65,10 @@ def _figure(columns: int) -> tuple:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, columns, figsize=(10, 4.6), layout="constrained")
+    figure, rows = pyplot.subplots(
+        1, columns, figsize=(5 * columns, 4.6), layout="constrained", squeeze=False
+    )
+    (axes,) = rows
     for axis in axes:
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
