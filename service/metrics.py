@@ -30,8 +30,8 @@ class Metrics:
         )
         self._request_seconds = Histogram(
             f"{PREFIX}_request_seconds",
-            "From the request's head to the end of its answer.",
-            ["route"],
+            "From the request's head to the end of its answer, by route and status.",
+            ["route", "status"],
             buckets=SECONDS,
             registry=registry,
         )
@@ -88,7 +88,7 @@ class Metrics:
     ) -> None:
         """Counts an answered request, with the seconds that it took in all and in each stage."""
         self._requests.labels(method, route, str(status)).inc()
-        self._request_seconds.labels(route).observe(seconds)
+        self._request_seconds.labels(route, str(status)).observe(seconds)
         for stage, spent in stages.items():
             self._stage_seconds.labels(stage).observe(spent)
 

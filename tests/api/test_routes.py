@@ -132,6 +132,7 @@ async def test_metrics_are_prometheus_text(client, engine, metrics, jpeg):
     assert response.headers["Content-Type"].startswith("text/plain; version=")
     lines = response.text.splitlines()
     assert 'vit_attention_requests_total{method="POST",route="/predict",status="200"} 1.0' in lines
+    assert 'vit_attention_request_seconds_count{route="/predict",status="200"} 1.0' in lines
     assert 'vit_attention_requests_total{method="GET",route="unmatched",status="404"} 1.0' in lines
     assert 'vit_attention_requests_total{method="_OTHER",route="/predict",status="405"} 1.0' in lines
     assert 'vit_attention_refusals_total{reason="not-found"} 1.0' in lines
