@@ -197,10 +197,11 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--users", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     passed = False
     try:
-        passed = asyncio.run(soak(parser.parse_args(), folder))
+        passed = asyncio.run(soak(options, folder))
     finally:
         if passed:
             shutil.rmtree(folder)
