@@ -79,14 +79,15 @@ def rounds(repeats: int, batch: int) -> int:
 def cases(options: Options, registry: Registry) -> Iterator[Row]:
     """The floor, ours, and the others', for both precisions.
 
-    bf16 only where it is multiplied natively: elsewhere OpenVINO quietly computes in fp32, and torch takes
-    eight times as long as in fp32.
+    bf16 only where torch, by `--precision auto`, would take it: where it is not multiplied natively, OpenVINO
+    quietly computes in fp32, and torch takes eight times as long as in fp32.
     """
     shape = architecture(options.model)
     openvino = runtimes.OpenVino(options.model)
+    native = Runner(options.device, "auto", "torch").precision
     for precision, dtype in PRECISIONS.items():
-        if precision == "bf16" and options.device == "cpu" and not has_bf16():
-            yield Row(precision, "ours", partial(ours, None), missing="This CPU does not multiply bf16.")
+        if precision == "bf16" and native != "bf16":
+            yield Row(precision, "ours", partial(ours, None), missing="This device does not multiply bf16.")
             continue
         yield Row(precision, FLOOR, partial(floor, shape, dtype, options.device))
         for runtime in ("auto", "torch"):
@@ -105,12 +106,6 @@ def cases(options: Options, registry: Registry) -> Iterator[Row]:
     if options.device == "cpu":
         yield Row("fp32", "onnxruntime, logits only", runtimes.OnnxRuntime(options.model))
         yield from in_int8(registry)
-
-
-def has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 natively."""
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def in_int8(registry: Registry) -> Iterator[Row]:
